@@ -41,6 +41,9 @@ func (l *List) Pop() *Cell {
 // Front returns the first cell without removing it, or nil.
 func (l *List) Front() *Cell { return l.head }
 
+// Back returns the last cell without removing it, or nil.
+func (l *List) Back() *Cell { return l.tail }
+
 // Append moves all cells of m to the end of l and leaves m empty.
 func (l *List) Append(m *List) {
 	if m.n == 0 {

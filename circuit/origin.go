@@ -1,0 +1,481 @@
+package circuit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"cepa/cell"
+	"cepa/crypto/handshake"
+	"cepa/crypto/layer"
+	"cepa/stream"
+)
+
+// HopSpec names the relay of a hop and the keys to use with it.
+type HopSpec struct {
+	Identity [32]byte
+	OnionKey [32]byte
+	Suite    layer.Suite
+}
+
+// OriginConfig is what an Origin is made of.
+type OriginConfig struct {
+	Pool *cell.Pool // needed
+	// Rand feeds the handshakes; crypto/rand when nil.
+	Rand io.Reader
+	// OnClose, when not nil, is called once when the circuit has ended, with
+	// the reason. It must not wait.
+	OnClose func(error)
+}
+
+// Origin is the client's end of a circuit. Make it, open a circuit on a link
+// with it as the Receiver, Attach the Outlet, and Extend hop by hop. It is
+// safe for concurrent use.
+type Origin struct {
+	cfg OriginConfig
+
+	hops atomic.Pointer[[]*hop] // grows by replacement; read by the link's reader
+
+	mu      sync.Mutex // guards sealing and queueing in order, and what follows
+	out     Outlet
+	pending *pendingHop
+	err     error         // why it ended
+	done    chan struct{} // closed when it ended
+}
+
+// hop is one hop of an Origin.
+type hop struct {
+	origin *Origin
+	index  int
+	fwd    *layer.State // guarded by Origin.mu
+	win    window       // guarded by Origin.mu
+	back   *layer.State // the link's reader
+	rcpt   receipts     // the link's reader
+	mux    *stream.Mux  // set before the hop is published
+	keys   [32]byte     // exporter
+	spec   HopSpec
+}
+
+// pendingHop is a hop whose handshake waits for the other half.
+type pendingHop struct {
+	answered bool        // guarded by Origin.mu
+	reply    chan []byte // depth 1: the one answer, or
+	fail     chan error  // depth 1: why there is none
+}
+
+// NewOrigin returns an Origin without hops.
+func NewOrigin(cfg OriginConfig) *Origin {
+	o := &Origin{cfg: cfg, done: make(chan struct{})}
+	o.hops.Store(&[]*hop{})
+	return o
+}
+
+// Attach gives the Origin its way out. It must be called once, before Extend.
+func (o *Origin) Attach(out Outlet) {
+	o.mu.Lock()
+	o.out = out
+	err := o.err
+	o.mu.Unlock()
+	if err != nil { // the link died in between
+		out.Destroy(cell.ReasonFinished)
+	}
+}
+
+// Len returns the number of hops.
+func (o *Origin) Len() int { return len(*o.hops.Load()) }
+
+// Done returns a channel that is closed when the circuit has ended.
+func (o *Origin) Done() <-chan struct{} { return o.done }
+
+// Err returns why the circuit ended, or nil while it lives.
+func (o *Origin) Err() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// Mux returns the streams over the last hop, or nil before the first.
+func (o *Origin) Mux() *stream.Mux {
+	hops := *o.hops.Load()
+	if len(hops) == 0 {
+		return nil
+	}
+	return hops[len(hops)-1].mux
+}
+
+// Exporter returns a secret of 32 bytes that only the origin and the relay at
+// hop k (from 1) know.
+func (o *Origin) Exporter(k int) [32]byte { return (*o.hops.Load())[k-1].keys }
+
+// Unacked returns how many messages to hop k (from 1) wait for an ACK.
+func (o *Origin) Unacked(k int) int {
+	h := (*o.hops.Load())[k-1]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return h.win.unacked
+}
+
+// Extend adds a hop and waits for it. Hops are added one at a time. When the
+// relay before it says that it cannot extend, the error is a cell.ExtendError
+// and the circuit lives; after any other error, a ctx that ended included, it
+// is destroyed, since there is no way back.
+func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
+	k := o.Len() + 1
+	init, err := handshake.NewHopInitiator(handshake.HopParams{
+		Identity: spec.Identity, OnionKey: spec.OnionKey, Index: uint8(k), Suite: uint8(spec.Suite),
+	}, o.cfg.Rand)
+	if err != nil {
+		return fmt.Errorf("circuit: hop %d: %w", k, err)
+	}
+	p := &pendingHop{reply: make(chan []byte, 1), fail: make(chan error, 1)}
+	if err := o.ask(k, spec, init.Message1(), p); err != nil {
+		return err
+	}
+	var reply []byte
+	select {
+	case reply = <-p.reply:
+	case err := <-p.fail:
+		return err
+	case <-o.done:
+		return o.Err()
+	case <-ctx.Done():
+		err := fmt.Errorf("circuit: hop %d: %w", k, ctx.Err())
+		o.destroy(cell.ReasonFinished, err)
+		return err
+	}
+	keys, err := init.Finish(reply)
+	if err != nil {
+		err = fmt.Errorf("%w: hop %d: %w", ErrProtocol, k, err)
+		o.destroy(cell.ReasonProtocol, err)
+		return err
+	}
+	return o.addHop(k, spec, keys)
+}
+
+// ask sends CREATE or EXTEND.
+func (o *Origin) ask(k int, spec HopSpec, message1 []byte, p *pendingHop) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.err != nil:
+		return o.err
+	case o.out == nil:
+		return errors.New("circuit: Extend before Attach")
+	case o.pending != nil:
+		return errors.New("circuit: another Extend is under way")
+	case k > cell.MaxHops:
+		return fmt.Errorf("circuit: a circuit has at most %d hops", cell.MaxHops)
+	}
+	o.pending = p
+	id := handshake.KeyID(spec.OnionKey)
+	if k == 1 {
+		c := o.cfg.Pool.Get()
+		c.SetCommand(cell.Create)
+		body := cell.CreateBody{Index: 1, KeyID: id, Suite: uint8(spec.Suite), Message1: message1}
+		c.SetBody(body.AppendTo(make([]byte, 0, cell.BodySize)))
+		var l cell.List
+		l.Push(c)
+		return o.out.Send(&l)
+	}
+	hops := *o.hops.Load()
+	body := cell.ExtendBody{Identity: spec.Identity, KeyID: id, Suite: uint8(spec.Suite), Message1: message1}
+	return o.sendLocked(hops[k-2], cell.Extend, 0, body.AppendTo(make([]byte, 0, cell.ExtendSize)))
+}
+
+func (o *Origin) addHop(k int, spec HopSpec, keys *handshake.Keys) error {
+	h := &hop{origin: o, index: k, spec: spec, keys: keys.Exporter}
+	var err error
+	if h.fwd, err = layer.New(spec.Suite, keys.Forward); err == nil {
+		h.back, err = layer.New(spec.Suite, keys.Backward)
+	}
+	if err != nil {
+		o.destroy(cell.ReasonProtocol, err)
+		return err
+	}
+	h.mux = stream.NewMux(stream.Config{Carrier: h, Pool: o.cfg.Pool})
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return o.err
+	}
+	old := *o.hops.Load()
+	grown := append(append(make([]*hop, 0, len(old)+1), old...), h)
+	o.hops.Store(&grown)
+	o.pending = nil
+	return nil
+}
+
+// Receive implements Receiver.
+func (o *Origin) Receive(cmd cell.Command, body []byte) {
+	var err error
+	if cmd == cell.Created {
+		err = o.created(body)
+	} else {
+		err = o.open(body)
+	}
+	if err != nil {
+		o.destroy(cell.ReasonProtocol, err)
+	}
+}
+
+// Flush implements Receiver. What an Origin answers has gone out already.
+func (o *Origin) Flush() {}
+
+// Closed implements Receiver.
+func (o *Origin) Closed(reason cell.Reason) {
+	o.end(fmt.Errorf("%w: %s", ErrDestroyed, reason))
+}
+
+// Close destroys the circuit; its streams end with ErrClosed.
+func (o *Origin) Close() { o.destroy(cell.ReasonFinished, ErrClosed) }
+
+func (o *Origin) destroy(reason cell.Reason, err error) {
+	if out := o.end(err); out != nil {
+		out.Destroy(reason)
+	}
+}
+
+// end marks the circuit as ended, once, and returns its Outlet then.
+func (o *Origin) end(err error) Outlet {
+	o.mu.Lock()
+	if o.err != nil {
+		o.mu.Unlock()
+		return nil
+	}
+	o.err = err
+	out := o.out
+	close(o.done)
+	o.mu.Unlock()
+	for _, h := range *o.hops.Load() {
+		h.mux.Close(err)
+	}
+	if o.cfg.OnClose != nil {
+		o.cfg.OnClose(err)
+	}
+	return out
+}
+
+func (o *Origin) created(body []byte) error {
+	reply, err := cell.ParseCreated(body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if o.Len() != 0 {
+		return fmt.Errorf("%w: CREATED twice", ErrProtocol)
+	}
+	return o.deliverReply(reply)
+}
+
+// deliverReply hands a copy of the handshake's other half to Extend.
+func (o *Origin) deliverReply(reply []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	p := o.pending
+	if p == nil || p.answered {
+		return fmt.Errorf("%w: a handshake reply that was not asked for", ErrProtocol)
+	}
+	p.answered = true
+	p.reply <- append([]byte(nil), reply...)
+	return nil
+}
+
+// open peels layers until one says that its content is a message. All but the
+// last are opened in place; the last goes straight into a cell that a stream
+// can keep.
+func (o *Origin) open(body []byte) error {
+	hops := *o.hops.Load()
+	for i, h := range hops {
+		k, dst := i+1, body
+		var tag [cell.TagSize]byte
+		copy(tag[:], body[sealedSize(k)-cell.TagSize:])
+		var c *cell.Cell
+		if k == len(hops) {
+			c = o.cfg.Pool.Get()
+			dst = c.Body()
+		}
+		kind, err := openLayer(h.back, k, dst, body)
+		kept := false
+		if err == nil && kind == kindMessage {
+			kept, err = o.message(h, dst[:innerSize(k)], tag, c)
+		}
+		if c != nil && !kept {
+			o.cfg.Pool.Put(c)
+		}
+		if err != nil || kind == kindMessage {
+			return err
+		}
+		// The sealed body of hop k+1, and zeros where this layer's
+		// overhead was.
+		clear(body[innerSize(k):sealedSize(k)])
+	}
+	return fmt.Errorf("%w: content beyond the last hop", ErrProtocol)
+}
+
+// message takes one message from hop h. kept says that c was taken over.
+func (o *Origin) message(h *hop, inner []byte, tag [cell.TagSize]byte, c *cell.Cell) (kept bool, err error) {
+	m, err := cell.ParseMessage(inner)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if h.rcpt.due(m.Command) {
+		if err := h.ack(tag); err != nil {
+			return false, err
+		}
+	}
+	last := h.index == o.Len()
+	switch {
+	case m.Command == cell.Ack:
+		return false, h.acked(m.Payload)
+	case m.Command == cell.Extended && last:
+		reply, err := cell.ParseExtended(m.Payload)
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		return false, o.deliverReply(reply)
+	case m.Command == cell.ExtendFailed && last:
+		return false, o.extendFailed(m.Payload)
+	case m.Command.OfStream() && last:
+		kept, err := h.mux.Handle(m, c)
+		if err != nil {
+			err = fmt.Errorf("%w: %w", ErrProtocol, err)
+		}
+		return kept, err
+	}
+	return false, fmt.Errorf("%w: %s from hop %d", ErrProtocol, m.Command, h.index)
+}
+
+func (o *Origin) extendFailed(p []byte) error {
+	why, err := cell.ParseExtendFailed(p)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	pending := o.pending
+	if pending == nil || pending.answered {
+		return fmt.Errorf("%w: EXTEND_FAILED that was not asked for", ErrProtocol)
+	}
+	o.pending = nil
+	pending.fail <- why
+	return nil
+}
+
+// sendLocked seals one message for hop h under all layers up to it and queues
+// it.
+func (o *Origin) sendLocked(h *hop, cmd cell.MessageCommand, id uint16, payload []byte) error {
+	if o.err != nil {
+		return o.err
+	}
+	c := o.cfg.Pool.Get()
+	var l cell.List
+	l.Push(c)
+	if err := o.sealLocked(h, c, cmd, id, payload); err != nil {
+		o.cfg.Pool.PutList(&l)
+		return err
+	}
+	return o.out.Send(&l)
+}
+
+func (o *Origin) sealLocked(h *hop, c *cell.Cell, cmd cell.MessageCommand, id uint16, payload []byte) error {
+	c.SetCommand(cell.Relay)
+	body := c.Body()
+	cell.PutMessage(body[:innerSize(h.index)], cmd, id, payload)
+	kind := byte(kindMessage)
+	hops := *o.hops.Load()
+	for k := h.index; k >= 1; k-- {
+		sealLayer(hops[k-1].fwd, k, kind, body, body)
+		if k == h.index && counts(cmd) {
+			n := sealedSize(k)
+			if err := h.win.sent(body[n-cell.TagSize : n]); err != nil {
+				return err
+			}
+		}
+		kind = kindForward
+	}
+	return nil
+}
+
+// failed destroys the circuit after a send that failed: its cells are lost,
+// and with them the order of nonces. The sender may hold a stream's lock, which
+// ending the streams needs: hence the goroutine, which waits for nothing else.
+func (o *Origin) failed(err error) {
+	if o.err == nil {
+		go o.destroy(cell.ReasonResource, fmt.Errorf("%w: %w", ErrDestroyed, err))
+	}
+}
+
+// Send implements stream.Carrier.
+func (h *hop) Send(cmd cell.MessageCommand, id uint16, payload []byte) error {
+	o := h.origin
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	err := o.sendLocked(h, cmd, id, payload)
+	if err != nil {
+		o.failed(err)
+	}
+	return err
+}
+
+// SendData implements stream.Carrier.
+func (h *hop) SendData(id uint16, p []byte) (int, error) {
+	o := h.origin
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := sendData(&h.win, o.cfg.Pool, o.out, cell.Room(h.index), p, func(c *cell.Cell, part []byte) error {
+		return o.sealLocked(h, c, cell.Data, id, part)
+	})
+	if err != nil {
+		o.failed(err)
+	}
+	return n, err
+}
+
+// sendData cuts p into DATA messages of room bytes, as many as the window and
+// one batch allow, seals each and queues them together. It is called under the
+// side's lock.
+func sendData(w *window, pool *cell.Pool, out Outlet, room int, p []byte, seal func(*cell.Cell, []byte) error) (int, error) {
+	n := min((len(p)+room-1)/room, w.room(), batch)
+	if n == 0 {
+		w.blocked = true
+		return 0, nil
+	}
+	var fresh, cells cell.List
+	pool.GetList(&fresh, n)
+	sent := 0
+	for c := fresh.Pop(); c != nil; c = fresh.Pop() {
+		part := p[sent:min(len(p), sent+room)]
+		cells.Push(c)
+		if err := seal(c, part); err != nil {
+			cells.Append(&fresh)
+			pool.PutList(&cells)
+			return 0, err
+		}
+		sent += len(part)
+	}
+	if err := out.Send(&cells); err != nil {
+		return 0, err
+	}
+	return sent, nil
+}
+
+func (h *hop) ack(tag [cell.TagSize]byte) error { return h.Send(cell.Ack, 0, tag[:]) }
+
+func (h *hop) acked(p []byte) error {
+	tag, err := cell.ParseAck(p)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	h.origin.mu.Lock()
+	reopened, err := h.win.acked(tag)
+	h.origin.mu.Unlock()
+	if reopened {
+		h.mux.WindowOpened()
+	}
+	return err
+}

@@ -1,0 +1,80 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"net"
+
+	"cepa/circuit"
+	"cepa/directory"
+	"cepa/directory/mirror"
+	"cepa/stream"
+)
+
+// newMirror returns what keeps the consensus fresh. Before there is one, the
+// authorities are asked; later the guard, over the link that it has anyway, so
+// that nobody else sees the client.
+func (c *Client) newMirror() (*mirror.Mirror, error) {
+	cfg := mirror.Config{
+		Network: c.cfg.Network, Dial: c.cfg.Dial, Rand: c.cfg.Rand, Now: c.cfg.Now, Log: c.cfg.Log,
+		Sources: func(current *directory.Consensus) []mirror.Source {
+			if current == nil || current.CheckTime(c.cfg.Now()) != nil {
+				return nil
+			}
+			return []mirror.Source{{Name: "guard", Address: "guard:80", Dial: c.dialDir}}
+		},
+	}
+	if c.cfg.Files != nil {
+		cfg.Store = c.cfg.Files
+	}
+	m, err := mirror.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("client: %w", err)
+	}
+	return m, nil
+}
+
+// dialDir opens a stream to the guard's directory, over a circuit of one hop
+// that ends with it.
+func (c *Client) dialDir(ctx context.Context, _, _ string) (net.Conn, error) {
+	chooser, cons, err := c.paths(ctx)
+	if err != nil {
+		return nil, err
+	}
+	guard, l, err := c.guardLink(ctx, chooser, cons)
+	if err != nil {
+		return nil, err
+	}
+	o := circuit.NewOrigin(circuit.OriginConfig{Pool: c.cfg.Pool, Rand: c.cfg.Rand})
+	out, err := l.Open(o)
+	if err != nil {
+		return nil, fmt.Errorf("client: guard %s: %w", guard.Nickname, err)
+	}
+	o.Attach(out)
+	if err := o.Extend(ctx, specOf(guard)); err != nil {
+		o.Close()
+		return nil, fmt.Errorf("client: guard %s: %w", guard.Nickname, err)
+	}
+	s, err := o.Mux().OpenDir()
+	if err == nil {
+		err = s.Connected(ctx)
+	}
+	if err != nil {
+		o.Close()
+		return nil, fmt.Errorf("client: guard %s: %w", guard.Nickname, err)
+	}
+	return &dirConn{s, o}, nil
+}
+
+// dirConn ends its circuit when it is closed.
+type dirConn struct {
+	*stream.Stream
+	origin *circuit.Origin
+}
+
+// Close implements net.Conn.
+func (d *dirConn) Close() error {
+	err := d.Stream.Close()
+	d.origin.Close()
+	return err
+}

@@ -1,0 +1,110 @@
+package client
+
+import (
+	"sort"
+	"time"
+
+	"cepa/crypto/identity"
+)
+
+// Phase is how far a client has come.
+type Phase uint8
+
+// The phases, in order.
+const (
+	PhaseConsensus Phase = iota // fetching the consensus
+	PhaseGuard                  // connecting to the guard
+	PhaseCircuits               // building the first circuit
+	PhaseReady                  // usable
+)
+
+// String says what the client does in the phase.
+func (p Phase) String() string {
+	return [...]string{"fetching the consensus", "connecting to the guard", "building circuits", "ready"}[p]
+}
+
+// Percent is the phase as progress.
+func (p Phase) Percent() int { return [...]int{10, 50, 75, 100}[p] }
+
+// reached notes progress; it never goes back.
+func (c *Client) reached(p Phase) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p <= c.phase {
+		return
+	}
+	c.phase = p
+	if p == PhaseReady {
+		close(c.ready)
+	}
+}
+
+// Status is what a client tells about itself. It holds no destinations.
+type Status struct {
+	Bootstrap struct {
+		Percent int    `json:"percent"`
+		Summary string `json:"summary"`
+		Problem string `json:"problem,omitempty"`
+	} `json:"bootstrap"`
+	ConsensusUntil time.Time       `json:"consensus_valid_until"`
+	Relays         int             `json:"relays_in_consensus"`
+	Circuits       []CircuitStatus `json:"circuits"`
+	Links          []LinkStatus    `json:"links"`
+	BytesRead      uint64          `json:"bytes_read"`
+	BytesWritten   uint64          `json:"bytes_written"`
+}
+
+// CircuitStatus is one circuit.
+type CircuitStatus struct {
+	ID      uint64        `json:"id"`
+	Hops    []HopStatus   `json:"hops"`
+	Streams int           `json:"streams"`
+	Used    bool          `json:"used"` // belongs to some isolation key
+	Age     time.Duration `json:"age_ns"`
+}
+
+// HopStatus names a relay as people know it.
+type HopStatus struct {
+	Nickname string      `json:"nickname"`
+	Identity identity.ID `json:"identity"`
+	Address  string      `json:"address"`
+}
+
+// LinkStatus is one link, to a guard.
+type LinkStatus struct {
+	Peer    identity.ID `json:"peer"`
+	Read    uint64      `json:"bytes_read"`
+	Written uint64      `json:"bytes_written"`
+}
+
+// Status returns a snapshot.
+func (c *Client) Status() Status {
+	var s Status
+	c.mu.Lock()
+	s.Bootstrap.Percent, s.Bootstrap.Summary = c.phase.Percent(), c.phase.String()
+	if c.problem != nil {
+		s.Bootstrap.Problem = c.problem.Error()
+	}
+	if c.consensus != nil {
+		s.ConsensusUntil, s.Relays = c.consensus.ValidUntil, len(c.consensus.Relays)
+	}
+	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
+	for _, x := range c.circuits {
+		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Age: time.Since(x.born).Round(time.Second)}
+		for _, r := range x.path {
+			cs.Hops = append(cs.Hops, HopStatus{r.Nickname, r.Identity, r.Addresses[0].String()})
+		}
+		s.Circuits = append(s.Circuits, cs)
+	}
+	c.mu.Unlock()
+	sort.Slice(s.Circuits, func(i, j int) bool { return s.Circuits[i].ID < s.Circuits[j].ID })
+	s.Links = []LinkStatus{}
+	for _, l := range c.links.Links() {
+		id, _ := l.Peer()
+		st := l.Stats()
+		s.Links = append(s.Links, LinkStatus{id, st.BytesRead, st.BytesWritten})
+		s.BytesRead += st.BytesRead
+		s.BytesWritten += st.BytesWritten
+	}
+	return s
+}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cepa/client"
+	"cepa/control"
+	"cepa/relay"
+)
+
+// statusResource is where a node's status lies on its control socket.
+const statusResource = "/v1/status"
+
+// nodeStatus is what `cepa status` shows: of whatever runs on a data directory.
+type nodeStatus struct {
+	Version string         `json:"version"`
+	Role    string         `json:"role"`
+	Network string         `json:"network"`
+	Uptime  time.Duration  `json:"uptime_ns"`
+	Socks   string         `json:"socks,omitempty"`
+	Client  *client.Status `json:"client,omitempty"`
+	Relays  []relay.Status `json:"relays,omitempty"`
+}
+
+// defaultDataDir is where a network of simnet lives when nothing else is said
+// to status.
+func defaultDataDir() string {
+	if base, err := os.UserCacheDir(); err == nil {
+		return filepath.Join(base, "cepa", "simnet")
+	}
+	return filepath.Join(os.TempDir(), "cepa-simnet")
+}
+
+func newStatus() *cobra.Command {
+	var dataDir string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what a running cepa does",
+		Long: `Show what the cepa that runs on a data directory does: how far it has come,
+its circuits hop by hop, streams (never their destinations), links and bytes.
+It asks over the control socket in that directory.`,
+		Example: "  cepa status\n  cepa status --data-dir ~/net --json",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s nodeStatus
+			if err := control.Get(cmd.Context(), control.Path(dataDir), statusResource, &s); err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(s)
+			}
+			return printStatus(cmd.OutOrStdout(), &s)
+		},
+	}
+	cmd.Flags().StringVar(&dataDir, "data-dir", defaultDataDir(), "data directory of the running cepa")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printStatus(w io.Writer, s *nodeStatus) error {
+	fmt.Fprintf(w, "cepa %s, %s of network %q, up %s\n", s.Version, s.Role, s.Network, s.Uptime.Round(time.Second))
+	if c := s.Client; c != nil {
+		fmt.Fprintf(w, "\nClient: %d %%, %s\n", c.Bootstrap.Percent, c.Bootstrap.Summary)
+		if c.Bootstrap.Problem != "" {
+			fmt.Fprintf(w, "  last problem: %s\n", c.Bootstrap.Problem)
+		}
+		if s.Socks != "" {
+			fmt.Fprintf(w, "  SOCKS5 on %s\n", s.Socks)
+		}
+		fmt.Fprintf(w, "  consensus: %d relays, valid until %s\n", c.Relays, c.ConsensusUntil.Local().Format("2006-01-02 15:04:05"))
+		fmt.Fprintf(w, "  links: %d, read %s, written %s\n", len(c.Links), formatBytes(float64(c.BytesRead)), formatBytes(float64(c.BytesWritten)))
+		if len(c.Circuits) > 0 {
+			tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+			fmt.Fprintln(tw, "\n  CIRCUIT\tHOPS\tSTREAMS\tAGE\tSTATE")
+			for _, x := range c.Circuits {
+				state := "ready"
+				if x.Used {
+					state = "in use"
+				}
+				fmt.Fprintf(tw, "  %d\t%s\t%d\t%s\t%s\n", x.ID, hopNames(x.Hops), x.Streams, x.Age, state)
+			}
+			tw.Flush()
+		}
+	}
+	if len(s.Relays) > 0 {
+		tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+		fmt.Fprintln(tw, "\nRELAY\tIDENTITY\tEXIT\tLISTED\tLINKS\tCIRCUITS\tSTREAMS\tREAD\tWRITTEN\tRATE")
+		for _, r := range s.Relays {
+			rate := "no limit"
+			if r.Rate > 0 {
+				rate = formatRate(r.Rate)
+			}
+			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", r.Nickname, r.Identity.Short(), yesNo(r.Exit), yesNo(r.Listed),
+				r.Links, r.Circuits, r.Streams, formatBytes(float64(r.Read)), formatBytes(float64(r.Written)), rate)
+		}
+		return tw.Flush()
+	}
+	return nil
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
+}
+
+// hopNames is a path in one line: nickname and fingerprint of each hop.
+func hopNames(hops []client.HopStatus) string {
+	names := make([]string, len(hops))
+	for i, h := range hops {
+		names[i] = h.Nickname + " " + h.Identity.Short()
+	}
+	return strings.Join(names, " > ")
+}

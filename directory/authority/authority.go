@@ -1,0 +1,233 @@
+// Package authority is one of those who agree on the consensus: it accepts descriptors of relays, votes, computes the consensus together
+// with its peers, signs it and serves it. All of it is plain HTTP on whatever listener it is given; nothing in it needs to be secret,
+// and everything that counts is signed.
+package authority
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"cepa/crypto/identity"
+	"cepa/directory"
+	"cepa/directory/mirror"
+)
+
+const (
+	// signingKeyLifetime is how long the certified signing key serves. It is made anew at each start.
+	signingKeyLifetime = 90 * 24 * time.Hour
+	// signingKeySlack is by how much its certificate starts early: the first consensus is for a period that has begun already, and clocks differ.
+	signingKeySlack = 24*time.Hour + directory.MaxClockSkew
+	// defaultMaxRelays bounds the descriptors that are kept: with the longest ones a vote is still below directory.MaxVoteSize.
+	defaultMaxRelays = 12_000
+)
+
+// Store keeps what must survive a restart; *state.Dir is one. The files are "consensus", "descriptors", "vote" and "signed".
+type Store = mirror.Store
+
+// FirstRound makes a new network start at once instead of at its next period. It matters only to an authority that has no
+// valid consensus when it starts.
+type FirstRound struct {
+	// Relays is how many descriptors to wait for; 0 switches the first round off.
+	Relays int
+	// Deadline is after how long to vote with fewer; 0 means to wait until the schedule takes over.
+	Deadline time.Duration
+}
+
+// Config is what an Authority needs. Network and Key must be set.
+type Config struct {
+	// Network names the authorities; Key's identity must be among them. All must have the same.
+	Network *directory.Network
+	// Key is the authority's identity. It certifies a signing key in New and is not used again.
+	Key *identity.Key
+	// Dial opens connections to the other authorities; net.Dialer's when nil.
+	Dial mirror.DialFunc
+	// Store keeps descriptors, consensus, and what was signed; without one, a restart within a period could make an authority sign
+	// a second consensus for it, so only tests do without.
+	Store Store
+	// FirstRound makes a new network start at once.
+	FirstRound FirstRound
+	// TestingFlags gives new relays Guard, HSDir, Fast and Stable at once. Only for networks whose operator runs all relays.
+	TestingFlags bool
+	// AllowPrivateAddresses accepts relays on loopback and private addresses. Only for networks on one machine or in one building.
+	AllowPrivateAddresses bool
+	// MaxRelays bounds the relays that are kept; 12,000 when 0.
+	MaxRelays int
+	// Rand is where the signing key comes from; crypto/rand.Reader when nil.
+	Rand io.Reader
+	// Now is the date; time.Now when nil.
+	Now func() time.Time
+	// Log tells what happens; nothing is logged when nil.
+	Log *slog.Logger
+}
+
+// Authority is one authority. Make it with New, let it work with Serve and Run, and end it with Close.
+type Authority struct {
+	cfg    Config
+	self   *directory.Authority
+	key    *identity.Key // signs votes and consensuses
+	cert   *identity.Certificate
+	client *http.Client
+	server *http.Server
+	now    func() time.Time
+	log    *slog.Logger
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // what Close waits for
+
+	mu        sync.Mutex // guards everything below; never held while waiting
+	closed    bool
+	relays    map[identity.ID]*entry
+	byDigest  map[[32]byte]*directory.Descriptor // of relays
+	dirty     chan struct{}                      // capacity 1: descriptors are to be saved
+	rounds    map[uint64]*round                  // by period
+	lastRound uint64                             // newest period whose round has begun here
+	document  *mirror.Document                   // what is served; nil until the first
+	changed   chan struct{}                      // closed and replaced when relays, rounds or document change
+	uploads   chan struct{}                      // one element for each vote being uploaded
+
+	saving chan struct{} // capacity 1: held while descriptors are written
+}
+
+// New returns an authority with what its store holds. It neither listens nor dials before Serve and Run.
+func New(cfg Config) (*Authority, error) {
+	if cfg.Network == nil || cfg.Key == nil {
+		return nil, errors.New("authority: Config.Network and Config.Key must be set")
+	}
+	if err := cfg.Network.Validate(); err != nil {
+		return nil, fmt.Errorf("authority: network: %w", err)
+	}
+	self, ok := cfg.Network.Authority(cfg.Key.ID())
+	if !ok {
+		return nil, fmt.Errorf("authority: network %s has no authority with identity %v; is this the right key and network file?", cfg.Network.Name, cfg.Key.ID())
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.MaxRelays == 0 {
+		cfg.MaxRelays = defaultMaxRelays
+	}
+	a := &Authority{
+		cfg:      cfg,
+		self:     self,
+		client:   mirror.NewHTTPClient(cfg.Dial),
+		now:      cfg.Now,
+		log:      cfg.Log.With("authority", self.Nickname),
+		relays:   make(map[identity.ID]*entry),
+		byDigest: make(map[[32]byte]*directory.Descriptor),
+		dirty:    make(chan struct{}, 1),
+		rounds:   make(map[uint64]*round),
+		changed:  make(chan struct{}),
+		uploads:  make(chan struct{}, maxUploads),
+		saving:   make(chan struct{}, 1),
+	}
+	var err error
+	if a.key, err = identity.Generate(cfg.Rand); err != nil {
+		return nil, fmt.Errorf("authority: signing key: %w", err)
+	}
+	now := a.now()
+	if a.cert, err = cfg.Key.Certify(identity.PurposeConsensus, a.key.ID(), now.Add(-signingKeySlack), now.Add(signingKeyLifetime)); err != nil {
+		return nil, fmt.Errorf("authority: signing key: %w", err)
+	}
+	a.cfg.Key = nil
+	if err := a.load(); err != nil {
+		return nil, err
+	}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	a.server = a.newServer()
+	return a, nil
+}
+
+// Identity returns the authority's identity.
+func (a *Authority) Identity() identity.ID { return a.self.Identity }
+
+// Consensus returns the newest consensus, nil before the first.
+func (a *Authority) Consensus() *directory.Consensus {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.document == nil {
+		return nil
+	}
+	return a.document.Consensus()
+}
+
+// Changed returns a channel that is closed at the next change: of descriptors, votes, signatures or the consensus.
+func (a *Authority) Changed() <-chan struct{} {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.changed
+}
+
+// notify wakes all who wait on changed. a.mu is held.
+func (a *Authority) notify() {
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// Serve answers HTTP on ln until Close, then returns nil. It closes ln. Several may run at once.
+func (a *Authority) Serve(ln net.Listener) error {
+	if !a.begin() {
+		_ = ln.Close() // it is never used
+		return nil
+	}
+	defer a.wg.Done()
+	if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("authority: serving: %w", err)
+	}
+	return nil
+}
+
+// Run keeps the schedule until ctx or the authority ends, then returns nil. Only one Run may be active.
+func (a *Authority) Run(ctx context.Context) error {
+	if !a.begin() {
+		return nil
+	}
+	defer a.wg.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(a.ctx, cancel)
+	defer stop()
+	var saver sync.WaitGroup
+	saver.Go(func() { a.saveLoop(ctx) })
+	a.schedule(ctx)
+	cancel()
+	saver.Wait()
+	return nil
+}
+
+// begin registers something that Close waits for, unless it is too late.
+func (a *Authority) begin() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return false
+	}
+	a.wg.Add(1)
+	return true
+}
+
+// Close ends Serve and Run, closes all connections, and waits for everything that they started. It returns nil.
+func (a *Authority) Close() error {
+	a.mu.Lock()
+	a.closed = true
+	a.mu.Unlock()
+	a.cancel()
+	_ = a.server.Close() // its error is that of closing listeners, which are gone either way
+	a.wg.Wait()
+	a.client.CloseIdleConnections()
+	return nil
+}

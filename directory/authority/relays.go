@@ -1,0 +1,222 @@
+package authority
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"slices"
+	"time"
+
+	"cepa/crypto/identity"
+	"cepa/directory"
+)
+
+// Errors of accepting a descriptor.
+var (
+	errOlderDescriptor = errors.New("a descriptor with a higher sequence is here already; use a higher one")
+	errSameSequence    = errors.New("another descriptor with the same sequence is here already; use a higher one")
+	errFull            = errors.New("no room for more relays")
+	errPrivateAddress  = errors.New("address is not a public one, and this network does not allow others")
+	errWrongNetwork    = errors.New("descriptor is for another network; check the network file")
+	errTooSlow         = errors.New("bandwidth rate is below the minimum of the network")
+)
+
+// entry is a relay that the authority knows.
+type entry struct {
+	descriptor *directory.Descriptor
+	firstSeen  time.Time // when its first descriptor came, in whole seconds
+}
+
+// accept takes a verified, current descriptor, unless there is a reason against it. What is here already is not an error.
+func (a *Authority) accept(d *directory.Descriptor) error {
+	if d.Network != a.cfg.Network.Name {
+		return errWrongNetwork
+	}
+	if !a.cfg.AllowPrivateAddresses {
+		for _, addr := range d.Addresses {
+			if !isPublic(addr.Addr()) {
+				return fmt.Errorf("%v: %w", addr, errPrivateAddress)
+			}
+		}
+	}
+	if least := uint64(a.cfg.Network.Params.Get(directory.ParamMinBandwidthRate)); d.BandwidthRate < least {
+		return fmt.Errorf("%d KB/s: %w, %d KB/s", d.BandwidthRate, errTooSlow, least)
+	}
+	now := a.now().Truncate(time.Second)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.relays[d.Identity]
+	switch {
+	case e == nil:
+		if len(a.relays) >= a.cfg.MaxRelays {
+			return fmt.Errorf("%d are here: %w", len(a.relays), errFull)
+		}
+		e = &entry{firstSeen: now}
+		a.relays[d.Identity] = e
+		a.log.Info("new relay", "nickname", d.Nickname, "relay", d.Identity.Short())
+	case d.Digest() == e.descriptor.Digest():
+		return nil
+	case d.Sequence == e.descriptor.Sequence:
+		return errSameSequence
+	case d.Sequence < e.descriptor.Sequence:
+		return errOlderDescriptor
+	default:
+		delete(a.byDigest, e.descriptor.Digest())
+	}
+	e.descriptor = d
+	a.byDigest[d.Digest()] = d
+	a.notify()
+	select {
+	case a.dirty <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// known returns the descriptor with the digest, if it is here and so has been verified.
+func (a *Authority) known(digest [32]byte) *directory.Descriptor {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.byDigest[digest]
+}
+
+// learn takes descriptors from a peer's vote: a relay that reached one authority has in effect reached all.
+func (a *Authority) learn(v *directory.Vote) {
+	now := a.now()
+	for _, e := range v.Entries {
+		if a.known(e.Descriptor.Digest()) == nil && e.Descriptor.CheckTime(now) == nil {
+			_ = a.accept(e.Descriptor) // what is not wanted here stays the peer's opinion
+		}
+	}
+}
+
+// prune forgets relays whose descriptors have expired, and returns the rest sorted by identity.
+func (a *Authority) prune(now time.Time) []entry {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var list []entry
+	for id, e := range a.relays {
+		if e.descriptor.CheckTime(now) != nil {
+			delete(a.relays, id)
+			delete(a.byDigest, e.descriptor.Digest())
+			continue
+		}
+		list = append(list, *e)
+	}
+	slices.SortFunc(list, func(x, y entry) int { return x.descriptor.Identity.Compare(y.descriptor.Identity) })
+	return list
+}
+
+// relayCount returns how many relays are known.
+func (a *Authority) relayCount() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.relays)
+}
+
+// reserved are the address blocks that nobody reaches over the internet, beyond those that netip tells (IANA special-purpose registries).
+var reserved = []netip.Prefix{
+	netip.MustParsePrefix("0.0.0.0/8"),
+	netip.MustParsePrefix("100.64.0.0/10"),
+	netip.MustParsePrefix("192.0.0.0/24"),
+	netip.MustParsePrefix("192.0.2.0/24"),
+	netip.MustParsePrefix("198.18.0.0/15"),
+	netip.MustParsePrefix("198.51.100.0/24"),
+	netip.MustParsePrefix("203.0.113.0/24"),
+	netip.MustParsePrefix("240.0.0.0/4"),
+	netip.MustParsePrefix("100::/64"),
+	netip.MustParsePrefix("2001:db8::/32"),
+	netip.MustParsePrefix("3fff::/20"),
+	netip.MustParsePrefix("64:ff9b::/96"),
+}
+
+func isPublic(ip netip.Addr) bool {
+	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
+		return false
+	}
+	return !slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(ip) })
+}
+
+// The file of descriptors: a line that names the form, then for each relay first seen (8, Unix seconds), length (2) and the
+// signed descriptor.
+const (
+	descriptorsFile  = "descriptors"
+	descriptorsMagic = "cepa authority descriptors 1\n"
+	// saveDelay is how long news may wait to be written, so that many descriptors at once make one write.
+	saveDelay = time.Second
+)
+
+// loadDescriptors takes what the store holds and is still good.
+func (a *Authority) loadDescriptors() error {
+	limit := int64(len(descriptorsMagic)) + int64(a.cfg.MaxRelays)*(directory.MaxDescriptorSize+10)
+	b, err := a.cfg.Store.Read(descriptorsFile, limit)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("authority: descriptors: %w", err)
+	}
+	list, err := parseDescriptors(b)
+	if err != nil {
+		return fmt.Errorf("authority: stored file %q: %w; move it away to start without it: relays will publish again within %v", descriptorsFile, err, directory.DescriptorRefresh)
+	}
+	now := a.now()
+	for _, e := range list {
+		if e.descriptor.CheckTime(now) == nil && a.accept(e.descriptor) == nil {
+			a.relays[e.descriptor.Identity].firstSeen = e.firstSeen
+		}
+	}
+	a.log.Info("loaded descriptors", "relays", len(a.relays), "expired", len(list)-len(a.relays))
+	return nil
+}
+
+func parseDescriptors(b []byte) ([]entry, error) {
+	if len(b) < len(descriptorsMagic) || string(b[:len(descriptorsMagic)]) != descriptorsMagic {
+		return nil, errors.New("it does not begin as it should")
+	}
+	b = b[len(descriptorsMagic):]
+	var list []entry
+	seen := make(map[identity.ID]bool)
+	for len(b) > 0 {
+		if len(b) < 10 || len(b) < 10+int(binary.BigEndian.Uint16(b[8:])) {
+			return nil, errors.New("it ends in the middle of a descriptor")
+		}
+		firstSeen, size := binary.BigEndian.Uint64(b), int(binary.BigEndian.Uint16(b[8:]))
+		d, err := directory.VerifyDescriptor(b[10 : 10+size])
+		if err != nil {
+			return nil, err
+		}
+		if firstSeen > 1<<40 || seen[d.Identity] {
+			return nil, fmt.Errorf("it lists relay %s twice or at an impossible time", d.Identity.Short())
+		}
+		seen[d.Identity] = true
+		list = append(list, entry{d, time.Unix(int64(firstSeen), 0).UTC()})
+		b = b[10+size:]
+	}
+	return list, nil
+}
+
+func appendDescriptors(b []byte, list []entry) []byte {
+	b = append(b, descriptorsMagic...)
+	for _, e := range list {
+		b = binary.BigEndian.AppendUint64(b, uint64(max(e.firstSeen.Unix(), 0)))
+		b = binary.BigEndian.AppendUint16(b, uint16(len(e.descriptor.Raw())))
+		b = append(b, e.descriptor.Raw()...)
+	}
+	return b
+}
+
+// saveDescriptors writes all descriptors if there is a store.
+func (a *Authority) saveDescriptors() {
+	if a.cfg.Store == nil {
+		return
+	}
+	a.saving <- struct{}{}
+	defer func() { <-a.saving }()
+	list := a.prune(a.now())
+	if err := a.cfg.Store.Write(descriptorsFile, appendDescriptors(nil, list)); err != nil {
+		a.log.Error("descriptors could not be stored and would be lost in a restart", "error", err)
+	}
+}

@@ -1,0 +1,244 @@
+package directory
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"cepa/crypto/identity"
+)
+
+// consensusBody is what the authorities sign. The relays stay undecoded until the signatures are verified.
+type consensusBody struct {
+	_        struct{} `cbor:",toarray"`
+	Network  string
+	Interval uint64 // seconds
+	Period   uint64
+	Params   Params
+	Relays   cbor.RawMessage // columns
+}
+
+// columns holds the relays by columns, because values of one kind compress best side by side. Every column has its relays in
+// the order of their identities. Columns of values that repeat have a table of the different values, sorted, and one index
+// into it a relay (or, for families, a membership).
+type columns struct {
+	_           struct{} `cbor:",toarray"`
+	Identities  []byte   // 32 each
+	OnionKeys   []byte   // 32 each
+	Suites      []byte   // 1 each
+	NameSizes   []byte   // length of each nickname
+	Names       string   // nicknames, one after the other
+	AddrCounts  []byte   // 16 × number of IPv4 addresses + number of IPv6 addresses
+	IPv4        []byte   // 4 each address
+	IPv6        []byte   // 16 each address
+	Ports       []byte   // 2 each address, big-endian, in the order of the addresses
+	Flags       []uint32
+	Weights     []uint64
+	Policies    []string // text forms, the table of Policy
+	Policy      []uint32
+	Versions    []string // the table of Version
+	Version     []uint32
+	Families    []byte // 32 each, the table of Family
+	FamilySizes []byte // number of families of each relay
+	Family      []uint32
+}
+
+// wire returns the wire form of the consensus.
+func (c *Consensus) wire() *consensusBody {
+	return &consensusBody{
+		Network:  c.Network,
+		Interval: uint64(c.Interval / time.Second),
+		Period:   c.Period,
+		Params:   c.Params,
+		Relays:   encode(toColumns(c.Relays)),
+	}
+}
+
+// consensus converts the wire form and checks everything.
+func (w *consensusBody) consensus() (*Consensus, error) {
+	if w.Interval > uint64(MaxInterval/time.Second) {
+		return nil, errors.New("interval is out of range")
+	}
+	var cols columns
+	if err := decodingBig.Unmarshal(w.Relays, &cols); err != nil {
+		return nil, err
+	}
+	relays, err := cols.relays()
+	if err != nil {
+		return nil, err
+	}
+	c := &Consensus{
+		Network:  w.Network,
+		Interval: time.Duration(w.Interval) * time.Second,
+		Period:   w.Period,
+		Params:   w.Params.normal(),
+		Relays:   relays,
+	}
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	c.finish()
+	return c, nil
+}
+
+func toColumns(relays []Relay) *columns {
+	var c columns
+	policies, versions, families := make(table), make(table), make(table)
+	texts := make([]string, len(relays)) // of the policies
+	for i := range relays {
+		r := &relays[i]
+		texts[i] = r.Exit.String()
+		policies.add(texts[i])
+		versions.add(r.Version)
+		for _, f := range r.Family {
+			families.add(string(f[:]))
+		}
+	}
+	c.Policies, c.Versions = policies.number(), versions.number()
+	for _, f := range families.number() {
+		c.Families = append(c.Families, f...)
+	}
+	var names []byte
+	for i := range relays {
+		r := &relays[i]
+		c.Identities = append(c.Identities, r.Identity[:]...)
+		c.OnionKeys = append(c.OnionKeys, r.OnionKey[:]...)
+		c.Suites = append(c.Suites, r.Suite)
+		c.NameSizes = append(c.NameSizes, byte(len(r.Nickname)))
+		names = append(names, r.Nickname...)
+		var count byte
+		for _, a := range r.Addresses {
+			if a.Addr().Is4() {
+				count += 1 << 4
+				c.IPv4 = append(c.IPv4, a.Addr().AsSlice()...)
+			} else {
+				count++
+				c.IPv6 = append(c.IPv6, a.Addr().AsSlice()...)
+			}
+			c.Ports = binary.BigEndian.AppendUint16(c.Ports, a.Port())
+		}
+		c.AddrCounts = append(c.AddrCounts, count)
+		c.Flags = append(c.Flags, uint32(r.Flags))
+		c.Weights = append(c.Weights, r.Weight)
+		c.Policy = append(c.Policy, policies[texts[i]])
+		c.Version = append(c.Version, versions[r.Version])
+		c.FamilySizes = append(c.FamilySizes, byte(len(r.Family)))
+		for _, f := range r.Family {
+			c.Family = append(c.Family, families[string(f[:])])
+		}
+	}
+	c.Names = string(names)
+	return &c
+}
+
+// table numbers different values in their order.
+type table map[string]uint32
+
+func (t table) add(v string) { t[v] = 0 }
+
+// number gives each value its index and returns the values sorted.
+func (t table) number() []string {
+	values := make([]string, 0, len(t))
+	for v := range t {
+		values = append(values, v)
+	}
+	slices.Sort(values)
+	for i, v := range values {
+		t[v] = uint32(i)
+	}
+	return values
+}
+
+// relays converts the columns. It checks that they fit together, so that nothing is out of range and nothing remains; whether
+// the values are lawful and the tables have their one form is for validate and the comparison with what would be written.
+func (c *columns) relays() ([]Relay, error) {
+	n := len(c.Suites)
+	v4, v6 := 0, 0
+	for _, count := range c.AddrCounts {
+		v4 += int(count >> 4)
+		v6 += int(count & 15)
+	}
+	names, families := sum(c.NameSizes), sum(c.FamilySizes)
+	if n > MaxRelays || len(c.Identities) != 32*n || len(c.OnionKeys) != 32*n || len(c.NameSizes) != n || len(c.Names) != names ||
+		len(c.AddrCounts) != n || len(c.IPv4) != 4*v4 || len(c.IPv6) != 16*v6 || len(c.Ports) != 2*(v4+v6) ||
+		len(c.Flags) != n || len(c.Weights) != n || len(c.Policy) != n || len(c.Version) != n ||
+		len(c.FamilySizes) != n || len(c.Family) != families || len(c.Families)%32 != 0 {
+		return nil, errors.New("columns differ in length")
+	}
+	policies := make([]PortPolicy, len(c.Policies))
+	for i, text := range c.Policies {
+		var err error
+		if policies[i], err = ParsePortPolicy(text); err != nil {
+			return nil, err
+		}
+	}
+	familyTable := make([]FamilyID, len(c.Families)/32)
+	for i := range familyTable {
+		familyTable[i] = FamilyID(c.Families[32*i:])
+	}
+	// One array of each kind for all relays: fewer objects for the garbage collector than one a relay.
+	allAddresses := make([]netip.AddrPort, 0, v4+v6)
+	allFamilies := make([]FamilyID, 0, families)
+	relays := make([]Relay, n)
+	rest := *c
+	for i := range relays {
+		if int(c.Policy[i]) >= len(policies) || int(c.Version[i]) >= len(c.Versions) {
+			return nil, fmt.Errorf("relay %d: index beyond its table", i)
+		}
+		first := len(allAddresses)
+		for range c.AddrCounts[i] >> 4 {
+			ip := netip.AddrFrom4([4]byte(take(&rest.IPv4, 4)))
+			allAddresses = append(allAddresses, netip.AddrPortFrom(ip, binary.BigEndian.Uint16(take(&rest.Ports, 2))))
+		}
+		for range c.AddrCounts[i] & 15 {
+			ip := netip.AddrFrom16([16]byte(take(&rest.IPv6, 16)))
+			allAddresses = append(allAddresses, netip.AddrPortFrom(ip, binary.BigEndian.Uint16(take(&rest.Ports, 2))))
+		}
+		firstFamily := len(allFamilies)
+		for range c.FamilySizes[i] {
+			k := rest.Family[0]
+			rest.Family = rest.Family[1:]
+			if int(k) >= len(familyTable) {
+				return nil, fmt.Errorf("relay %d: index beyond its table", i)
+			}
+			allFamilies = append(allFamilies, familyTable[k])
+		}
+		size := int(c.NameSizes[i])
+		relays[i] = Relay{
+			Identity:  identity.ID(c.Identities[32*i:]),
+			OnionKey:  [32]byte(c.OnionKeys[32*i:]),
+			Suite:     c.Suites[i],
+			Nickname:  rest.Names[:size],
+			Addresses: allAddresses[first:len(allAddresses):len(allAddresses)],
+			Flags:     Flags(c.Flags[i]),
+			Weight:    c.Weights[i],
+			Exit:      policies[c.Policy[i]],
+			Version:   c.Versions[c.Version[i]],
+		}
+		rest.Names = rest.Names[size:]
+		if firstFamily < len(allFamilies) {
+			relays[i].Family = allFamilies[firstFamily:len(allFamilies):len(allFamilies)]
+		}
+	}
+	return relays, nil
+}
+
+// take cuts the first n bytes off b, which has them.
+func take(b *[]byte, n int) []byte {
+	head := (*b)[:n]
+	*b = (*b)[n:]
+	return head
+}
+
+func sum(sizes []byte) int {
+	total := 0
+	for _, n := range sizes {
+		total += int(n)
+	}
+	return total
+}

@@ -1,0 +1,185 @@
+package directory
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"net/netip"
+	"slices"
+
+	"cepa/crypto/identity"
+)
+
+// Compute returns the consensus that follows from the votes, unsigned. It is a pure function of the set of votes: their order does not
+// matter, nor does anything else. The votes must be for one period and of different authorities of the network, at least
+// Threshold of them; otherwise the error is an *Error with ErrTooFewVotes or ErrMalformed.
+//
+// With n configured authorities, v ≥ Threshold votes, and f < n/3 of the authorities malicious or absent:
+//
+//   - A flag is set if a majority of all n set it. A relay is listed if it so gets FlagRunning and FlagValid: so at least one honest
+//     authority listed it, and one that all honest ones list is in. (A majority is more than f, and n − f is a majority.)
+//   - Its descriptor is the newest that a majority of all n have or have surpassed.
+//   - Its weight is the lower median over all v votes, where not listing counts as 0: because v > 2f, it has honest
+//     opinions, or the same value, on both sides. It is above 0 if all who listed it said so, because fewer than half of v did not.
+//   - A parameter is set if Threshold votes state it, to the lower median of what they state.
+//   - Of the relays at one IP address only ParamRelaysPerAddress are listed: the heaviest, then those that sort first.
+func Compute(votes []*Vote, net *Network) (*Consensus, error) {
+	if err := checkVotes(votes, net); err != nil {
+		return nil, err
+	}
+	c := &Consensus{Network: net.Name, Interval: net.Interval, Period: votes[0].Period, Params: computeParams(votes, net)}
+	c.Relays = limitAddresses(computeRelays(votes, net), int(c.Params.Get(ParamRelaysPerAddress)))
+	if len(c.Relays) > MaxRelays {
+		return nil, fail("consensus", ErrTooLarge, "%d relays: at most %d are allowed", len(c.Relays), MaxRelays)
+	}
+	if err := c.validate(); err != nil {
+		return nil, fail("consensus", ErrMalformed, "%v", err)
+	}
+	c.finish()
+	c.body = encode(c.wire())
+	c.digest = sha256.Sum256(c.body)
+	return c, nil
+}
+
+func checkVotes(votes []*Vote, net *Network) error {
+	if len(votes) < net.Threshold() {
+		return fail("consensus", ErrTooFewVotes, "%d of the %d needed", len(votes), net.Threshold())
+	}
+	seen := make(map[identity.ID]bool)
+	for _, v := range votes {
+		if v.Network != net.Name || v.Interval != net.Interval || v.Period != votes[0].Period {
+			return fail("consensus", ErrMalformed, "votes of different networks or periods")
+		}
+		if _, ok := net.Authority(v.Authority); !ok || seen[v.Authority] {
+			return fail("consensus", ErrMalformed, "%s votes twice or is no authority", v.Authority.Short())
+		}
+		seen[v.Authority] = true
+	}
+	return nil
+}
+
+func computeParams(votes []*Vote, net *Network) Params {
+	stated := make(map[string][]int64)
+	for _, v := range votes {
+		for name, value := range v.Params {
+			stated[name] = append(stated[name], value)
+		}
+	}
+	params := make(Params)
+	for name, values := range stated {
+		if len(values) >= net.Threshold() {
+			params[name] = lowerMedian(values)
+		}
+	}
+	// Each parameter takes Threshold statements, more than half of those possible, and a vote states at most MaxParams:
+	// there can still be more than MaxParams, up to twice as many. The names that sort first stay.
+	if len(params) > MaxParams {
+		names := make([]string, 0, len(params))
+		for name := range params {
+			names = append(names, name)
+		}
+		slices.Sort(names)
+		for _, name := range names[MaxParams:] {
+			delete(params, name)
+		}
+	}
+	return params.normal()
+}
+
+func computeRelays(votes []*Vote, net *Network) []Relay {
+	opinions := make(map[identity.ID][]VoteEntry)
+	for _, v := range votes {
+		for _, e := range v.Entries {
+			opinions[e.Descriptor.Identity] = append(opinions[e.Descriptor.Identity], e)
+		}
+	}
+	var relays []Relay
+	for _, entries := range opinions {
+		if len(entries) < net.Majority() {
+			continue
+		}
+		flags := majorityFlags(entries, net.Majority())
+		if !flags.Has(FlagRunning | FlagValid) {
+			continue
+		}
+		weights := make([]uint64, len(votes)) // 0 for those who do not list it
+		for i, e := range entries {
+			weights[i] = e.Weight
+		}
+		relays = append(relays, agreedDescriptor(entries, net.Majority()).relay(flags, lowerMedian(weights)))
+	}
+	slices.SortFunc(relays, func(a, b Relay) int { return a.Identity.Compare(b.Identity) })
+	return relays
+}
+
+func majorityFlags(entries []VoteEntry, majority int) Flags {
+	var flags Flags
+	for bit := Flags(1); bit <= AllFlags; bit <<= 1 {
+		count := 0
+		for _, e := range entries {
+			if e.Flags.Has(bit) {
+				count++
+			}
+		}
+		if count >= majority {
+			flags |= bit
+		}
+	}
+	return flags
+}
+
+// agreedDescriptor returns the newest descriptor such that a majority have it or a newer one. There are majority entries or more.
+func agreedDescriptor(entries []VoteEntry, majority int) *Descriptor {
+	descriptors := make([]*Descriptor, len(entries))
+	for i, e := range entries {
+		descriptors[i] = e.Descriptor
+	}
+	slices.SortFunc(descriptors, func(a, b *Descriptor) int {
+		// Two descriptors with one sequence are a relay's fault; the digest makes the choice the same everywhere.
+		return cmp.Or(cmp.Compare(b.Sequence, a.Sequence), slices.Compare(a.digest[:], b.digest[:]))
+	})
+	return descriptors[majority-1]
+}
+
+// limitAddresses drops relays beyond the limit at any one of their IP addresses. relays are sorted by identity and stay so.
+func limitAddresses(relays []Relay, limit int) []Relay {
+	order := make([]int, len(relays))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(relays[b].Weight, relays[a].Weight) })
+	used := make(map[netip.Addr]int)
+	keep := make([]bool, len(relays))
+	for _, i := range order {
+		addrs := hosts(relays[i].Addresses)
+		keep[i] = !slices.ContainsFunc(addrs, func(a netip.Addr) bool { return used[a] >= limit })
+		if keep[i] {
+			for _, a := range addrs {
+				used[a]++
+			}
+		}
+	}
+	kept := relays[:0]
+	for i := range relays {
+		if keep[i] {
+			kept = append(kept, relays[i])
+		}
+	}
+	return kept
+}
+
+// hosts returns the different IP addresses of a relay.
+func hosts(addrs []netip.AddrPort) []netip.Addr {
+	var ips []netip.Addr
+	for _, a := range addrs {
+		if !slices.Contains(ips, a.Addr()) {
+			ips = append(ips, a.Addr())
+		}
+	}
+	return ips
+}
+
+// lowerMedian returns the middle value, or the lower of the two in the middle. It sorts values, of which there is at least one.
+func lowerMedian[T cmp.Ordered](values []T) T {
+	slices.Sort(values)
+	return values[(len(values)-1)/2]
+}

@@ -1,0 +1,103 @@
+package directory
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Bounds of parameters.
+const (
+	// MaxParams is the highest number of parameters in a document.
+	MaxParams = 128
+	// MaxParamName is the longest name in bytes.
+	MaxParamName = 48
+)
+
+// Names of the parameters that this version knows; the table of paramSpecs says what they mean.
+const (
+	ParamRelaysPerAddress      = "relays-per-address"
+	ParamUnmeasuredWeight      = "unmeasured-weight"
+	ParamMinBandwidthRate      = "min-bandwidth-rate"
+	ParamClientLinksPerAddress = "client-links-per-address"
+	ParamLinkPadding           = "link-padding"
+	ParamLinkPaddingMin        = "link-padding-min"
+	ParamLinkPaddingMax        = "link-padding-max"
+	ParamLinkPaddingShare      = "link-padding-share"
+)
+
+// ParamSpec describes a parameter.
+type ParamSpec struct {
+	Name              string
+	Default, Min, Max int64
+	Unit, Meaning     string
+}
+
+// paramSpecs is sorted by name. Whatever a consensus says, Params.Get stays between Min and Max, so that a majority of
+// authorities cannot set what would break a client.
+var paramSpecs = []ParamSpec{
+	{ParamClientLinksPerAddress, 64, 1, 1 << 20, "links", "links without relay authentication that a relay accepts from one address"},
+	{ParamLinkPadding, 1, 0, 1, "switch", "whether client links are padded"},
+	{ParamLinkPaddingMax, 9_500, 100, 60_000, "ms", "longest silence before padding on a client link"},
+	{ParamLinkPaddingMin, 1_500, 100, 60_000, "ms", "shortest silence before padding on a client link"},
+	{ParamLinkPaddingShare, 5, 0, 50, "percent", "highest share of a relay's rate that padding may use"},
+	{ParamMinBandwidthRate, 20, 1, 1_000_000, "KB/s", "bandwidth rate below which a relay is not listed"},
+	{ParamRelaysPerAddress, 8, 1, 1 << 16, "relays", "relays that may be listed with one address"},
+	{ParamUnmeasuredWeight, 10_000, 1, MaxWeight, "KB/s", "highest weight of a relay that nobody has measured"},
+}
+
+// ParamSpecs returns the known parameters, sorted by name.
+func ParamSpecs() []ParamSpec { return slices.Clone(paramSpecs) }
+
+// Params holds parameters by name. It may hold unknown names, which later versions know, and values that later versions
+// accept. A nil map is usable: all parameters have their defaults.
+type Params map[string]int64
+
+// Get returns the value of a known parameter: its default unless p has it, and always between its bounds. Asking for an
+// unknown name is a mistake of the caller and panics.
+func (p Params) Get(name string) int64 {
+	spec, ok := findParam(name)
+	if !ok {
+		panic("directory: internal error: unknown parameter " + name)
+	}
+	v, ok := p[name]
+	if !ok {
+		return spec.Default
+	}
+	return min(max(v, spec.Min), spec.Max)
+}
+
+func findParam(name string) (ParamSpec, bool) {
+	for _, spec := range paramSpecs {
+		if spec.Name == name {
+			return spec, true
+		}
+	}
+	return ParamSpec{}, false
+}
+
+// validate checks number and names, not values.
+func (p Params) validate() error {
+	if len(p) > MaxParams {
+		return fmt.Errorf("%d parameters: at most %d are allowed", len(p), MaxParams)
+	}
+	for _, name := range slices.Sorted(maps.Keys(p)) {
+		if name == "" || len(name) > MaxParamName {
+			return fmt.Errorf("parameter name of %d bytes: 1 to %d are allowed", len(name), MaxParamName)
+		}
+		for _, c := range []byte(name) {
+			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+				return fmt.Errorf("parameter name %q: only a-z, 0-9 and - are allowed", name)
+			}
+		}
+	}
+	return nil
+}
+
+// normal returns p, or nil when it is empty, so that parsed and built documents compare equal.
+func (p Params) normal() Params {
+	if len(p) == 0 {
+		return nil
+	}
+	return p
+}

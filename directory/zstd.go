@@ -1,0 +1,51 @@
+package directory
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/klauspost/compress/zstd"
+)
+
+// minDecoder is the least memory in bytes that a zstd decoder is content with: it refuses short frames under lower limits.
+const minDecoder = 64 << 10
+
+// zstdOverhead is how much longer than its content a zstd stream may lawfully be, beyond 1/256 of it: headers of what does
+// not compress.
+const zstdOverhead = 1 << 10
+
+// Compress returns b as one zstd frame at the highest level.
+func Compress(b []byte) []byte {
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	if err != nil {
+		panic("directory: internal error: " + err.Error())
+	}
+	defer enc.Close()
+	return enc.EncodeAll(b, nil)
+}
+
+// Decompress undoes Compress. It never returns more than limit bytes, nor allocates much more: what would be longer is ErrTooLarge, what is
+// no zstd stream ErrMalformed.
+func Decompress(b []byte, limit int) ([]byte, error) {
+	if len(b) > MaxCompressed(limit) {
+		return nil, fmt.Errorf("directory: %d compressed bytes: %w", len(b), ErrTooLarge)
+	}
+	memory := uint64(max(limit, minDecoder))
+	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
+		zstd.WithDecoderMaxMemory(memory), zstd.WithDecoderMaxWindow(memory))
+	if err != nil {
+		return nil, fmt.Errorf("directory: decompressing: %w", err)
+	}
+	defer dec.Close()
+	out, err := dec.DecodeAll(b, nil)
+	switch {
+	case errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, zstd.ErrWindowSizeExceeded), len(out) > limit:
+		return nil, fmt.Errorf("directory: decompressing to more than %d bytes: %w", limit, ErrTooLarge)
+	case err != nil:
+		return nil, fmt.Errorf("directory: decompressing: %w: %w", ErrMalformed, err)
+	}
+	return out, nil
+}
+
+// MaxCompressed is how many bytes a zstd stream of at most limit bytes may have: whoever reads one from the network stops there.
+func MaxCompressed(limit int) int { return limit + limit/256 + zstdOverhead }

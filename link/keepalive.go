@@ -1,0 +1,94 @@
+package link
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+)
+
+// keepalive is the writer's timer against silence (doc/spec.md section 3). It
+// belongs to the writer goroutine.
+type keepalive struct {
+	timer *time.Timer // nil on links that may be silent, and before the first wait
+	since time.Time   // the last write that the present delay counts from
+	due   time.Time
+}
+
+func (k *keepalive) stop() {
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+}
+
+// wait waits for work, and tells whether it was silent for so long that
+// something must be written.
+func (w *writer) wait() (silent bool, err error) {
+	l := w.link
+	var fired <-chan time.Time
+	if l.keepalive {
+		if err := w.arm(); err != nil {
+			return false, err
+		}
+		fired = w.keepalive.timer.C
+	}
+	select {
+	case <-l.wake:
+		return false, nil
+	case <-l.dying:
+		return false, ErrClosed
+	case <-fired:
+	}
+	l.mu.Lock()
+	l.asleep = false
+	l.mu.Unlock()
+	if time.Since(l.began)-time.Duration(l.lastRead.Load()) > silenceTimeout {
+		return false, ErrSilent
+	}
+	return true, nil
+}
+
+// arm sets the timer. The delay is drawn once for each write, so that being
+// woken for nothing does not make the silence longer.
+func (w *writer) arm() error {
+	k := &w.keepalive
+	if k.timer == nil || !k.since.Equal(w.lastWrite) {
+		delay, err := w.delay()
+		if err != nil {
+			return err
+		}
+		k.since, k.due = w.lastWrite, w.lastWrite.Add(delay)
+	}
+	if left := time.Until(k.due); k.timer == nil {
+		k.timer = time.NewTimer(left)
+	} else {
+		k.timer.Reset(left)
+	}
+	return nil
+}
+
+// delay draws the length of a silence.
+func (w *writer) delay() (time.Duration, error) {
+	k := w.link.cfg.Keepalive
+	var b [8]byte
+	if _, err := io.ReadFull(w.link.cfg.Rand, b[:]); err != nil {
+		return 0, fmt.Errorf("link: drawing the time of the next padding: %w", err)
+	}
+	// The remainder favours early times by less than 2^-30: nobody can see it.
+	return k.Min + time.Duration(binary.BigEndian.Uint64(b[:])%uint64(k.Max-k.Min+1)), nil
+}
+
+// fillSilence seals what breaks the silence: what has come since, or PADDING, or
+// an empty record when PADDING would pass its budget.
+func (w *writer) fillSilence(now time.Time) []byte {
+	if out := w.fill(now); len(out) > 0 {
+		return out
+	}
+	// A key that is due goes before padding where a record has room for one.
+	w.batch.rekey = w.rekeyDue(now)
+	if !w.batch.rekey || w.link.cfg.RecordCells > 1 {
+		spend := w.link.cfg.Keepalive.Spend
+		w.batch.padding = spend == nil || spend(recordSize(1))
+	}
+	return w.seal(w.small[:0], now)
+}

@@ -1,0 +1,113 @@
+package path
+
+import (
+	"math"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"cepa/directory"
+)
+
+// load tells what share of its bandwidth the busiest relay uses when one unit of traffic goes through each position, and
+// the least.
+func load(c *Chooser) (least, most float64) {
+	least = math.Inf(1)
+	for i := range c.relays {
+		r := &c.relays[i]
+		if !r.usable || r.Weight == 0 {
+			continue
+		}
+		var traffic float64
+		for _, t := range []*table{&c.guard, &c.middle, &c.exit} {
+			if t.total() > 0 {
+				traffic += float64(t.weight(i)) / float64(t.total())
+			}
+		}
+		least, most = min(least, traffic/float64(r.Weight)), max(most, traffic/float64(r.Weight))
+	}
+	return least, most
+}
+
+// bandwidths sums up weights by class, from the flags.
+func bandwidths(c *Chooser) (g, e, d, m float64) {
+	for i := range c.relays {
+		r := &c.relays[i]
+		guard := r.Flags.Has(up|directory.FlagGuard) && !r.Flags.Has(directory.FlagMiddleOnly)
+		exit := r.Flags.Has(up|directory.FlagExit) && !r.Flags.Has(directory.FlagMiddleOnly) &&
+			!r.Flags.Has(directory.FlagBadExit) && !r.Exit.IsZero()
+		switch w := float64(r.Weight); {
+		case !r.Flags.Has(up):
+		case guard && exit:
+			d += w
+		case guard:
+			g += w
+		case exit:
+			e += w
+		default:
+			m += w
+		}
+	}
+	return g, e, d, m
+}
+
+// checkBalance: no relay gets more than its bandwidth while the network carries as much as any choice of weights could.
+// The bounds are plain: what the exits can carry, what the guards can, what both can for two positions, and what all
+// can for three.
+func checkBalance(t rapid.TB, c *Chooser) {
+	t.Helper()
+	g, e, d, m := bandwidths(c)
+	bound := min(e+d, g+d, (g+d+e)/2, (g+d+e+m)/3)
+	if bound < 1 {
+		return // no path is possible by weight
+	}
+	least, most := load(c)
+	if carried := 1 / most; carried < bound*(1-1e-6) {
+		t.Errorf("G %v E %v D %v M %v: the busiest relay stops the network at %v, possible are %v", g, e, d, m, carried, bound)
+	}
+	if bound == (g+d+e+m)/3 && least < most*(1-1e-6) {
+		t.Errorf("G %v E %v D %v M %v: nothing is scarce, but loads differ from %v to %v", g, e, d, m, least, most)
+	}
+}
+
+func TestBalanceRealNetwork(t *testing.T) {
+	c := chooser(t, realRelays(t)...)
+	checkBalance(t, c)
+	for i := range c.relays {
+		if c.relays[i].exit && c.middle.weight(i)+c.guard.weight(i) > 0 {
+			t.Fatalf("exits are scarce here, but %s has weight elsewhere", c.relays[i].Nickname)
+		}
+	}
+}
+
+// TestBalanceKnown are networks whose weights can be worked out by hand.
+func TestBalanceKnown(t *testing.T) {
+	for name, c := range map[string]struct {
+		total               [classes]uint64 // neither, guard, exit, both
+		guard, middle, exit [classes]uint64
+	}{
+		"all can do all":   {[classes]uint64{0, 0, 0, 90}, [classes]uint64{0, 0, 0, 30}, [classes]uint64{0, 0, 0, 30}, [classes]uint64{0, 0, 0, 30}},
+		"one each":         {[classes]uint64{30, 30, 30, 0}, [classes]uint64{0, 30, 0, 0}, [classes]uint64{30, 0, 0, 0}, [classes]uint64{0, 0, 30, 0}},
+		"scarce exits":     {[classes]uint64{10, 70, 5, 5}, [classes]uint64{0, 10, 0, 0}, [classes]uint64{10, 60, 0, 0}, [classes]uint64{0, 0, 5, 5}},
+		"scarce guards":    {[classes]uint64{10, 5, 70, 5}, [classes]uint64{0, 5, 0, 5}, [classes]uint64{10, 0, 60, 0}, [classes]uint64{0, 0, 10, 0}},
+		"both scarce":      {[classes]uint64{80, 5, 5, 10}, [classes]uint64{0, 5, 0, 5}, [classes]uint64{80, 0, 0, 0}, [classes]uint64{0, 0, 5, 5}},
+		"no exit":          {[classes]uint64{50, 50, 0, 0}, [classes]uint64{}, [classes]uint64{50, 50, 0, 0}, [classes]uint64{}},
+		"exits in plenty":  {[classes]uint64{0, 30, 60, 0}, [classes]uint64{0, 30, 0, 0}, [classes]uint64{0, 0, 30, 0}, [classes]uint64{0, 0, 30, 0}},
+		"guards in plenty": {[classes]uint64{0, 60, 0, 30}, [classes]uint64{0, 30, 0, 0}, [classes]uint64{0, 30, 0, 0}, [classes]uint64{0, 0, 0, 30}},
+	} {
+		got := balance(c.total)
+		if got.guard != c.guard || got.middle != c.middle || got.exit != c.exit {
+			t.Errorf("%s: got %v, want %v", name, got, c)
+		}
+	}
+}
+
+func TestBalanceProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, err := New(&directory.Consensus{Relays: drawRelays(t, 12)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkBalance(t, c)
+	})
+}

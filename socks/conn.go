@@ -1,0 +1,111 @@
+package socks
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"time"
+
+	"cepa/pipe"
+)
+
+// Bounds of one client's connection; ours.
+const (
+	aheadSize     = 4 << 10         // bytes that are read ahead; at least the longest message, and a TLS ClientHello or a short request
+	lingerTimeout = 2 * time.Second // how long a refused client may take to read why
+	lingerSize    = 64 << 10        // bytes that a refused client may still send in that time
+)
+
+// errMalformed is the kind of every error about what a client or server sent. Their texts hold nothing of it but
+// protocol numbers, and may be logged.
+var errMalformed = errors.New("malformed message")
+
+// conn is a client's connection with the bytes that were read ahead.
+type conn struct {
+	net.Conn
+	ahead *bufio.Reader // of Conn
+}
+
+// Read returns the bytes that were read ahead first.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.ahead.Buffered() > 0 {
+		return c.ahead.Read(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// CloseWrite is that of the connection beneath.
+func (c *conn) CloseWrite() error { return pipe.CloseWrite(c.Conn) }
+
+// Reset is that of the connection beneath.
+func (c *conn) Reset() { pipe.Reset(c.Conn) }
+
+// converse holds the whole conversation with one client and returns when its connection is closed.
+func (v *service) converse(ctx context.Context, nc net.Conn) {
+	defer nc.Close()
+	c := &conn{Conn: nc, ahead: bufio.NewReaderSize(nc, aheadSize)}
+	release := onDone(ctx, c.Reset)
+	defer release()
+	c.SetDeadline(time.Now().Add(v.HandshakeTimeout))
+	if err := v.dispatch(ctx, c); err != nil {
+		v.Log.Debug("SOCKS conversation failed", "reason", reason(err))
+	}
+}
+
+// dispatch chooses the protocol by the first byte, which it leaves unread.
+func (v *service) dispatch(ctx context.Context, c *conn) error {
+	b, err := c.ahead.Peek(1)
+	if err != nil {
+		return err
+	}
+	switch first := b[0]; {
+	case first == version5:
+		return v.socks5(ctx, c)
+	case first == version4:
+		return v.socks4(c)
+	case isUpper(first):
+		return v.http(c)
+	default:
+		return fmt.Errorf("first byte is of no known protocol: %w", errMalformed)
+	}
+}
+
+// refuse writes last and closes the connection so that the client gets to read it: closing while there is something unread
+// would send a TCP reset, which overtakes what was written.
+func (v *service) refuse(c *conn, last []byte) {
+	c.SetWriteDeadline(time.Now().Add(v.HandshakeTimeout))
+	_, err := c.Write(last)
+	if err == nil {
+		err = c.CloseWrite()
+	}
+	if err == nil {
+		c.SetReadDeadline(time.Now().Add(lingerTimeout))
+		// The client's leaving, the deadline and the bound are all good reasons to stop.
+		_, _ = io.CopyN(io.Discard, c.Conn, lingerSize)
+	}
+	c.Close()
+}
+
+// reason says why a conversation failed in words that may be logged: errors of package net hold addresses, and those of Dial
+// may hold anything.
+func reason(err error) string {
+	var refused *Error
+	switch {
+	case errors.Is(err, errMalformed):
+		return err.Error()
+	case errors.As(err, &refused):
+		return refused.Reply.String()
+	case errors.Is(err, ErrClientGone):
+		return "client left during the dial"
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "timeout"
+	case errors.Is(err, errJoined):
+		return "joined connection failed"
+	default:
+		return "connection lost"
+	}
+}

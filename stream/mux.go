@@ -1,0 +1,407 @@
+// Package stream carries streams over one hop of a circuit: the table of
+// streams, their credit, and the checks that decide which message is lawful
+// when. The same Mux serves the origin of a circuit and its last relay.
+// Source: doc/spec.md section 5.
+//
+// The circuit below calls Handle from the reader of a link, so nothing here
+// waits except a user's Read and Write.
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"cepa/cell"
+)
+
+// Limits (doc/spec.md section 5 where it names them; the rest are ours).
+const (
+	// InitialCredit is what each side may send on a new stream, in bytes:
+	// enough for a full circuit window, so that a lone stream is never held
+	// back by credit when its reader keeps up.
+	InitialCredit = 524288
+	// grantAt is how many bytes a reader consumes before it is worth a cell
+	// to grant them: a quarter, so that credit arrives before it is needed.
+	grantAt = InitialCredit / 4
+	// maxCredit bounds outstanding credit.
+	maxCredit = 1<<31 - 1
+	// DefaultMaxStreams bounds the open streams of one circuit at a relay; a
+	// BEGIN beyond it is answered with END (out of resources).
+	DefaultMaxStreams = 512
+	// maxClosing bounds streams that we ended and the peer has not: an
+	// honest peer answers each within a round trip.
+	maxClosing = 1024
+	// maxID is the last stream ID of a circuit.
+	maxID = 1<<16 - 1
+)
+
+// Errors that decide.
+var (
+	// ErrExhausted says that the circuit has used all its stream IDs.
+	ErrExhausted = errors.New("stream: the circuit has no stream IDs left")
+	// ErrUnlawful is wrapped by every error of Handle: the peer sent what it
+	// may not, and the circuit must be destroyed.
+	ErrUnlawful = errors.New("unlawful message")
+)
+
+// Carrier is what a Mux needs of the hop that it runs over. Its methods never
+// wait; an error means that the circuit is gone.
+type Carrier interface {
+	// Send queues one message. It counts in the window but does not wait
+	// for it.
+	Send(cmd cell.MessageCommand, stream uint16, payload []byte) error
+	// SendData queues DATA messages with the first bytes of p, as many as
+	// the window allows and no more than one link record's worth, and
+	// returns how many bytes that were. After 0 with a nil error the Mux
+	// hears WindowOpened once there is room.
+	SendData(stream uint16, p []byte) (int, error)
+}
+
+// Handler takes what the origin asks for, at the circuit's last relay. Its
+// methods are called on a link's reader: they start work elsewhere and return.
+type Handler interface {
+	// Begin is asked for a stream. The Handler calls Accept or Abort.
+	Begin(s *Stream, b cell.BeginBody)
+	// BeginDir is asked for a stream to the relay's own directory.
+	BeginDir(s *Stream)
+	// Resolve is asked to look a name up. The Handler calls Answer.
+	Resolve(l *Lookup, b cell.ResolveBody)
+}
+
+// Config is what a Mux is made of. Carrier and Pool are needed.
+type Config struct {
+	Carrier Carrier
+	Pool    *cell.Pool
+	// Handler takes requests; nil at an origin, where they are unlawful.
+	Handler Handler
+	// MaxStreams bounds open streams; DefaultMaxStreams when 0. Relay only.
+	MaxStreams int
+	// Local and Remote are what streams answer as their addresses.
+	Local, Remote net.Addr
+}
+
+// Mux is the table of one hop's streams. It is safe for concurrent use.
+type Mux struct {
+	cfg Config
+
+	mu      sync.Mutex // guards what follows; held while BEGIN is sent, never while waiting
+	streams map[uint16]*Stream
+	lookups map[uint16]*Lookup
+	lastID  uint16
+	closing int       // streams that we ended and the peer has not
+	blocked []*Stream // waiting for the window
+	err     error     // why the Mux is closed
+}
+
+// NewMux returns a Mux without streams.
+func NewMux(cfg Config) *Mux {
+	if cfg.MaxStreams == 0 {
+		cfg.MaxStreams = DefaultMaxStreams
+	}
+	return &Mux{cfg: cfg, streams: map[uint16]*Stream{}, lookups: map[uint16]*Lookup{}}
+}
+
+// Open starts a stream to a host at the far end and returns at once: data may
+// be written before the far end has answered. Stream.Connected waits for the
+// answer.
+func (m *Mux) Open(b cell.BeginBody) (*Stream, error) {
+	if !cell.ValidHost(b.Host) || b.Port == 0 {
+		return nil, fmt.Errorf("stream: host name or port is not valid")
+	}
+	return m.open(cell.Begin, b.AppendTo(nil))
+}
+
+// OpenDir starts a stream to the directory of the hop's relay.
+func (m *Mux) OpenDir() (*Stream, error) { return m.open(cell.BeginDir, nil) }
+
+func (m *Mux) open(cmd cell.MessageCommand, payload []byte) (*Stream, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id, err := m.nextIDLocked()
+	if err != nil {
+		return nil, err
+	}
+	s := newStream(m, id, true)
+	// Sent under the lock, so that IDs go out in order.
+	if err := m.cfg.Carrier.Send(cmd, id, payload); err != nil {
+		return nil, err
+	}
+	m.streams[id] = s
+	return s, nil
+}
+
+func (m *Mux) nextIDLocked() (uint16, error) {
+	if m.err != nil {
+		return 0, m.err
+	}
+	if m.lastID == maxID {
+		return 0, ErrExhausted
+	}
+	m.lastID++
+	return m.lastID, nil
+}
+
+// Resolve looks a name up at the far end, or the name of an address given in
+// text form. A result with a Status other than 0 is returned as that error.
+func (m *Mux) Resolve(ctx context.Context, b cell.ResolveBody) (cell.ResolvedBody, error) {
+	if !cell.ValidHost(b.Name) {
+		return cell.ResolvedBody{}, fmt.Errorf("stream: name is not valid")
+	}
+	m.mu.Lock()
+	id, err := m.nextIDLocked()
+	l := &Lookup{mux: m, id: id, done: make(chan struct{})}
+	if err == nil {
+		if err = m.cfg.Carrier.Send(cell.Resolve, id, b.AppendTo(nil)); err == nil {
+			m.lookups[id] = l
+		}
+	}
+	m.mu.Unlock()
+	if err != nil {
+		return cell.ResolvedBody{}, err
+	}
+	select {
+	case <-l.done:
+		if l.err == nil && l.answer.Status != 0 {
+			l.err = l.answer.Status
+		}
+		return l.answer, l.err
+	case <-ctx.Done():
+		// The entry stays until RESOLVED comes, which is lawful.
+		return cell.ResolvedBody{}, ctx.Err()
+	}
+}
+
+// Lookup is one RESOLVE that waits for its answer.
+type Lookup struct {
+	mux    *Mux
+	id     uint16
+	done   chan struct{} // at the origin: closed once answer or err is set
+	answer cell.ResolvedBody
+	err    error
+}
+
+// Answer sends the result, at the relay. Only the first call counts.
+func (l *Lookup) Answer(r cell.ResolvedBody) error {
+	m := l.mux
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.lookups[l.id] != l {
+		return net.ErrClosed
+	}
+	delete(m.lookups, l.id)
+	return m.cfg.Carrier.Send(cell.Resolved, l.id, r.AppendTo(nil))
+}
+
+// Len returns how many streams and look-ups are open or not yet ended by the
+// peer.
+func (m *Mux) Len() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return len(m.streams) + len(m.lookups)
+}
+
+// Exhausted reports whether no further stream can be opened.
+func (m *Mux) Exhausted() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.err != nil || m.lastID == maxID
+}
+
+// Handle takes one message of a stream. c, when not nil, is the cell whose body
+// starts with the message; kept says that the Mux has taken it over. An error
+// wraps ErrUnlawful and means that the circuit must be destroyed.
+func (m *Mux) Handle(msg cell.Message, c *cell.Cell) (kept bool, err error) {
+	switch msg.Command {
+	case cell.Begin, cell.BeginDir, cell.Resolve:
+		return false, m.handleOpen(msg)
+	case cell.Resolved:
+		return false, m.handleResolved(msg)
+	}
+	m.mu.Lock()
+	s := m.streams[msg.Stream]
+	m.mu.Unlock()
+	if s == nil {
+		return false, unlawful(msg.Command, "no such stream")
+	}
+	switch msg.Command {
+	case cell.Data:
+		return s.handleData(msg.Payload, c)
+	case cell.Connected:
+		return false, s.handleConnected(msg.Payload)
+	case cell.Credit:
+		return false, s.handleCredit(msg.Payload)
+	case cell.End:
+		return false, s.handleEnd(msg.Payload)
+	default:
+		return false, unlawful(msg.Command, "not a message of a stream")
+	}
+}
+
+func (m *Mux) handleOpen(msg cell.Message) error {
+	if m.cfg.Handler == nil {
+		return unlawful(msg.Command, "sent to an origin")
+	}
+	var (
+		b   cell.BeginBody
+		r   cell.ResolveBody
+		err error
+	)
+	switch msg.Command {
+	case cell.Begin:
+		b, err = cell.ParseBegin(msg.Payload)
+	case cell.Resolve:
+		r, err = cell.ParseResolve(msg.Payload)
+	default:
+		if len(msg.Payload) != 0 {
+			err = &cell.FormatError{Message: msg.Command.String(), Field: "length"}
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnlawful, err)
+	}
+
+	s, l, full, err := m.admit(msg)
+	switch {
+	case err != nil || s == nil && l == nil:
+		return err
+	case l != nil && full:
+		l.Answer(cell.ResolvedBody{Status: cell.EndResource})
+	case l != nil:
+		m.cfg.Handler.Resolve(l, r)
+	case full:
+		s.Abort(cell.EndResource)
+	case msg.Command == cell.Begin:
+		m.cfg.Handler.Begin(s, b)
+	default:
+		m.cfg.Handler.BeginDir(s)
+	}
+	return nil
+}
+
+// admit enters a stream or look-up that the origin asks for; full says that it
+// is over the limit and must be refused. All nil: the circuit is closing.
+func (m *Mux) admit(msg cell.Message) (s *Stream, l *Lookup, full bool, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case m.err != nil:
+		return nil, nil, false, nil
+	case msg.Stream <= m.lastID:
+		return nil, nil, false, unlawful(msg.Command, "stream ID not counted up")
+	case m.closing > maxClosing:
+		return nil, nil, false, unlawful(msg.Command, "too many ended streams left unanswered")
+	}
+	m.lastID = msg.Stream
+	full = len(m.streams)+len(m.lookups)-m.closing >= m.cfg.MaxStreams
+	if msg.Command == cell.Resolve {
+		l = &Lookup{mux: m, id: msg.Stream}
+		m.lookups[l.id] = l
+	} else {
+		s = newStream(m, msg.Stream, false)
+		m.streams[s.id] = s
+	}
+	return s, l, full, nil
+}
+
+func (m *Mux) handleResolved(msg cell.Message) error {
+	m.mu.Lock()
+	l := m.lookups[msg.Stream]
+	if l == nil || l.done == nil {
+		m.mu.Unlock()
+		return unlawful(msg.Command, "nothing was asked")
+	}
+	delete(m.lookups, msg.Stream)
+	m.mu.Unlock()
+	r, err := cell.ParseResolved(msg.Payload)
+	if err != nil {
+		l.err = err
+		close(l.done)
+		return fmt.Errorf("%w: %w", ErrUnlawful, err)
+	}
+	l.answer = r
+	close(l.done)
+	return nil
+}
+
+// WindowOpened wakes the streams that wait for the circuit's window. The
+// circuit calls it without holding its lock.
+func (m *Mux) WindowOpened() {
+	m.mu.Lock()
+	woken := m.blocked
+	m.blocked = nil
+	m.mu.Unlock()
+	for _, s := range woken {
+		wake(s.writable)
+	}
+}
+
+// block notes that s waits for the window.
+func (m *Mux) block(s *Stream) {
+	m.mu.Lock()
+	m.blocked = append(m.blocked, s)
+	m.mu.Unlock()
+}
+
+// remove forgets s: both sides have sent their final END.
+func (m *Mux) remove(s *Stream) {
+	m.mu.Lock()
+	if m.streams[s.id] == s {
+		delete(m.streams, s.id)
+		if s.counted {
+			m.closing--
+		}
+	}
+	m.mu.Unlock()
+}
+
+// weEnded notes that we sent the final END of s and the peer has not.
+func (m *Mux) weEnded(s *Stream) {
+	m.mu.Lock()
+	if m.streams[s.id] == s && !s.counted {
+		s.counted = true
+		m.closing++
+	}
+	m.mu.Unlock()
+}
+
+// Close ends all streams with err, because the circuit is gone. What they have
+// received stays readable; then Read returns err, never io.EOF.
+func (m *Mux) Close(err error) {
+	if err == nil || errors.Is(err, io.EOF) {
+		err = net.ErrClosed
+	}
+	m.mu.Lock()
+	if m.err != nil {
+		m.mu.Unlock()
+		return
+	}
+	m.err = err
+	streams, lookups := m.streams, m.lookups
+	m.streams, m.lookups, m.blocked = map[uint16]*Stream{}, map[uint16]*Lookup{}, nil
+	m.mu.Unlock()
+	for _, s := range streams {
+		s.lost(err)
+	}
+	for _, l := range lookups {
+		if l.done != nil {
+			l.err = err
+			close(l.done)
+		}
+	}
+}
+
+func unlawful(cmd cell.MessageCommand, why string) error {
+	return fmt.Errorf("%w: %s: %s", ErrUnlawful, cmd, why)
+}
+
+// wake puts a token in a channel of depth one, unless there is one.
+func wake(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
