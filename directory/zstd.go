@@ -14,9 +14,17 @@ const minDecoder = 64 << 10
 // not compress.
 const zstdOverhead = 1 << 10
 
-// Compress returns b as one zstd frame at the highest level.
+// smallDocument is the size in bytes below which the highest level is not worth its 50 MB of tables, which take 50 ms to make.
+const smallDocument = 64 << 10
+
+// Compress returns b as one zstd frame, at the highest level unless b is short. One consensus of thousands of relays takes some
+// hundred milliseconds.
 func Compress(b []byte) []byte {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1))
+	level := zstd.SpeedBestCompression
+	if len(b) < smallDocument {
+		level = zstd.SpeedDefault
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1))
 	if err != nil {
 		panic("directory: internal error: " + err.Error())
 	}

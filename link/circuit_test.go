@@ -203,10 +203,11 @@ func TestDestroy(t *testing.T) {
 			c := openCircuit(t, l, rec, cfg.Pool)
 			p.read()
 			c.Destroy(cell.ReasonFinished)
-			p.send(rawCell(1, cell.Destroy, byte(cell.ReasonRefused))) // sent before ours arrived
+			// All of this was sent before ours arrived.
+			p.send(rawCell(1, cell.Created), rawCell(1, cell.Relay), rawCell(1, cell.Destroy, byte(cell.ReasonRefused)))
 			p.expect("DESTROY 0x1 50331648")
 			synctest.Wait()
-			if s := l.Stats(); l.Err() != nil || s.CellsWritten != 2 || len(l.destroying) != 0 {
+			if s := l.Stats(); l.Err() != nil || s.CellsWritten != 2 || s.LateCells != 2 || len(l.destroying) != 0 {
 				t.Errorf("%+v, error %v", s, l.Err())
 			}
 			l.Close()

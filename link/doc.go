@@ -5,7 +5,7 @@
 //	                       reader goroutine
 //	1 reader.run           socket -> buffer; the only place where it waits
 //	2 reader.record        open one record of 0..46 cells in place
-//	3 reader.cell          circuit ID -> Circuit, once a run of equal IDs
+//	3 dispatch.cell        circuit ID -> Circuit, once a run of equal IDs
 //	4 Receiver.Receive     body handed over in place; Flush after the batch
 //
 //	                       whoever sends

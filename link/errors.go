@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"cepa/cell"
 	"cepa/crypto/identity"
@@ -12,7 +13,7 @@ import (
 // Sentinels, to decide by. Errors of Client and Server are *HandshakeError and
 // wrap what happened; the Err of a link that ended is one of ErrClosed, io.EOF,
 // ErrDestroyUnanswered, ErrPeerNotReading, ErrSilent, a *ProtocolError, or what
-// the connection said.
+// the connection said. Their texts hold no address and are fit for a log.
 var (
 	// ErrConfig says that a Config cannot be used.
 	ErrConfig = errors.New("link: unusable configuration")
@@ -44,8 +45,7 @@ var (
 	ErrSilent = errors.New("link: the peer fell silent")
 )
 
-// HandshakeError tells at which step a link was refused. It never names a
-// client's address.
+// HandshakeError tells at which step a link was refused. Its text holds no address.
 type HandshakeError struct {
 	Step string // what we were doing
 	Err  error  // why it failed
@@ -106,13 +106,30 @@ func (e *ProtocolError) Error() string {
 	return fmt.Sprintf("link: the peer broke the rule that %s (%v, circuit %#x)", string(e.Rule), e.Command, e.Circuit)
 }
 
-// endOfStream tells the end of the connection between records, io.EOF, from one
-// within a record, io.ErrUnexpectedEOF.
-func endOfStream(err error, within bool) error {
-	if within && errors.Is(err, io.EOF) {
+// connError is an error of the connection. Its text has no addresses, which may
+// be a client's; errors.As still finds the *net.OpError that has.
+type connError struct{ err error }
+
+func (e *connError) Error() string {
+	var op *net.OpError
+	if errors.As(e.err, &op) && op.Err != nil {
+		return "link: connection failed: " + op.Op + ": " + op.Err.Error()
+	}
+	return "link: connection failed: " + e.err.Error()
+}
+
+func (e *connError) Unwrap() error { return e.err }
+
+// readFailed tells the end of the connection between records, io.EOF, from one
+// within a record, io.ErrUnexpectedEOF, and from failures.
+func readFailed(err error, within bool) error {
+	switch {
+	case !errors.Is(err, io.EOF):
+		return &connError{err}
+	case within:
 		return io.ErrUnexpectedEOF
 	}
-	return err
+	return io.EOF
 }
 
 // reasonText says why a link ended in words fit for a log: without addresses and

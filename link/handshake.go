@@ -218,13 +218,13 @@ func (h *hands) readAuth(step string) (authCell, error) {
 func (h *hands) readMessage(step string, size int) ([]byte, error) {
 	b := make([]byte, lengthSize+size)
 	if _, err := io.ReadFull(h.conn, b[:lengthSize]); err != nil {
-		return nil, &HandshakeError{step, err}
+		return nil, &HandshakeError{step, readFailed(err, false)}
 	}
 	if got := int(binary.BigEndian.Uint16(b)); got != size {
 		return nil, &HandshakeError{step, fmt.Errorf("%w: it says %d bytes, want %d", handshake.ErrLength, got, size)}
 	}
 	if _, err := io.ReadFull(h.conn, b[lengthSize:]); err != nil {
-		return nil, &HandshakeError{step, endOfStream(err, true)}
+		return nil, &HandshakeError{step, readFailed(err, true)}
 	}
 	return b[lengthSize:], nil
 }
@@ -237,7 +237,7 @@ func (h *hands) writeMessage(step string, out, message []byte) error {
 
 func (h *hands) write(step string, out []byte) error {
 	if _, err := h.conn.Write(out); err != nil {
-		return &HandshakeError{step, err}
+		return &HandshakeError{step, &connError{err}}
 	}
 	return nil
 }

@@ -1,12 +1,16 @@
 package link
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -343,6 +347,55 @@ func TestHandshakeTimes(t *testing.T) {
 			}
 		})
 	})
+}
+
+// broken is a connection that fails after some reads, as TCP does.
+type broken struct {
+	*memConn
+	reads int
+}
+
+func (c *broken) Read(p []byte) (int, error) {
+	if c.reads--; c.reads < 0 {
+		return 0, &net.OpError{Op: "read", Net: "tcp", Source: memAddr{}, Addr: memAddr{}, Err: syscall.ECONNRESET}
+	}
+	return c.memConn.Read(p)
+}
+
+// TestErrorsHoldNoAddress: neither errors nor the log name the other end.
+func TestErrorsHoldNoAddress(t *testing.T) {
+	for reads := range 6 { // two for message 1, two for AUTH, then the link's
+		bubble(t, func(t *testing.T) {
+			var text bytes.Buffer
+			cfg := relayConfig(t, 2)
+			cfg.Log = slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug}))
+			a, b := newConns()
+			i, r := shake(a, &broken{b, reads}, cfg.Auth.Identity, clientConfig(), cfg)
+			err := r.err
+			if (err != nil) != (reads < 4) {
+				t.Errorf("after %d reads: %v", reads, err)
+			}
+			if r.link != nil {
+				if i.link != nil {
+					i.link.Close()
+				}
+				<-r.link.Done()
+				err = r.link.Err()
+				if !strings.Contains(text.String(), "link ended") {
+					t.Errorf("log %q", text.String())
+				}
+			}
+			if reads < 5 && !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("after %d reads: %v, want ECONNRESET", reads, err)
+			}
+			if all := err.Error() + text.String(); strings.Contains(all, "192.0.2.1") {
+				t.Errorf("after %d reads an address is told: %q", reads, all)
+			}
+			if i.link != nil {
+				i.link.Close()
+			}
+		})
+	}
 }
 
 // TestForwardSecrecy: the keys of a link depend on ephemeral secrets of both

@@ -43,7 +43,7 @@ func (r *reader) run() error {
 		}
 		r.have = copy(r.buf, r.buf[used:r.have])
 		if readErr != nil {
-			return endOfStream(readErr, r.have > 0)
+			return readFailed(readErr, r.have > 0)
 		}
 		r.resize(n, filled)
 	}

@@ -101,6 +101,9 @@ func (l *Link) takeDestroys(into []destroyCell, n int) []destroyCell {
 	switch {
 	case l.destroysTaken == len(l.destroys):
 		l.destroys, l.destroysTaken = l.destroys[:0], 0
+		if cap(l.destroys) > destroyedSlack { // a burst does not cost memory for ever
+			l.destroys = nil
+		}
 	case l.destroysTaken >= len(l.destroys)/2:
 		l.destroys = l.destroys[:copy(l.destroys, l.destroys[l.destroysTaken:])]
 		l.destroysTaken = 0

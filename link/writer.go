@@ -75,7 +75,7 @@ func (w *writer) run() error {
 		w.link.cfg.Buffers.put(w.borrowed)
 		w.borrowed = nil
 		if err != nil {
-			return err
+			return &connError{err}
 		}
 		w.link.counters.bytesWritten.Add(uint64(len(out)))
 		w.lastWrite = time.Now()

@@ -185,7 +185,7 @@ func (a *Authority) Serve(ln net.Listener) error {
 		return nil
 	}
 	defer a.wg.Done()
-	if err := a.server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
+	if err := a.server.Serve(a.limit(ln, maxConns)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("authority: serving: %w", err)
 	}
 	return nil

@@ -3,6 +3,8 @@ package authority
 import (
 	"errors"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
 	"strconv"
 	"time"
@@ -50,7 +52,8 @@ func (a *Authority) newServer() *http.Server {
 		WriteTimeout:      bodyTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
-		ErrorLog:          nil,
+		// What net/http has to say names addresses of clients.
+		ErrorLog: log.New(io.Discard, "", 0),
 	}
 }
 
@@ -127,10 +130,15 @@ func (a *Authority) getVote(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not an identity", http.StatusBadRequest)
 		return
 	}
-	b := a.heldVote(period, id)
-	if b == nil {
+	v := a.heldVote(period, id)
+	if v == nil {
 		http.Error(w, "no such vote here", http.StatusNotFound)
 		return
+	}
+	b := v.Raw()
+	if mirror.AcceptsZstd(r) {
+		b = a.packedVote(v)
+		w.Header().Set("Content-Encoding", "zstd")
 	}
 	w.Header().Set("Content-Type", "application/cbor")
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))

@@ -41,7 +41,7 @@ func (d *Document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	head.Set("Last-Modified", d.consensus.ValidAfter.UTC().Format(http.TimeFormat))
 	head.Set("Expires", d.consensus.FreshUntil.UTC().Format(http.TimeFormat))
 	body, tag := d.consensus.Raw(), d.ETag()
-	if acceptsZstd(r) {
+	if AcceptsZstd(r) {
 		body, tag = d.compressed(), `"`+d.etag+`-zstd"`
 		head.Set("Content-Encoding", "zstd")
 	}
@@ -64,8 +64,8 @@ func (d *Document) compressed() []byte {
 	return d.packed
 }
 
-// acceptsZstd looks for zstd among the encodings that the client accepts. Weights are not weighed, but for a refusal with q=0.
-func acceptsZstd(r *http.Request) bool {
+// AcceptsZstd looks for zstd among the encodings that the client accepts. Weights are not weighed, but for a refusal with q=0.
+func AcceptsZstd(r *http.Request) bool {
 	for part := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
 		name, params, _ := strings.Cut(part, ";")
 		if strings.TrimSpace(name) == "zstd" {

@@ -9,7 +9,6 @@ import (
 
 	"cepa/crypto/identity"
 	"cepa/directory"
-	"cepa/state"
 )
 
 // NetworkFile is the name of the network's description in the data directory:

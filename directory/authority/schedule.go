@@ -1,0 +1,200 @@
+package authority
+
+import (
+	"context"
+	"time"
+
+	"cepa/directory"
+)
+
+// outcome is how a round ended.
+type outcome uint8
+
+const (
+	failed     outcome = iota // without a consensus of its period here
+	published                 // with one
+	superseded                // a peer votes for a later period in its first round
+)
+
+// schedule runs one round after the other until ctx ends.
+func (a *Authority) schedule(ctx context.Context) {
+	if a.Consensus() == nil {
+		a.catchUp(ctx)
+	}
+	if a.cfg.FirstRound.Relays > 0 && a.Consensus() == nil {
+		a.firstRound(ctx)
+	}
+	for ctx.Err() == nil {
+		p := a.nextPlan()
+		if a.wait(ctx, p.vote, func() bool { return false }); ctx.Err() != nil {
+			return
+		}
+		if a.runRound(ctx, p) == failed {
+			a.catchUp(ctx)
+		}
+	}
+}
+
+// nextPlan returns the plan of the next period whose consensus can still be computed in time. An authority that starts too late to
+// vote still fetches, computes and signs.
+func (a *Authority) nextPlan() plan {
+	now := a.now()
+	a.mu.Lock()
+	period := a.lastRound + 1
+	a.mu.Unlock()
+	period = max(period, a.cfg.Network.Period(now))
+	for {
+		if p := a.planned(period); p.compute.After(now) {
+			return p
+		}
+		period++
+	}
+}
+
+// firstRound holds rounds outside the schedule until one has an outcome. It begins when enough relays have published, or the deadline
+// passes, or a peer votes; it gives up after one to two periods, when the schedule has a round of its own.
+func (a *Authority) firstRound(ctx context.Context) {
+	start := a.now()
+	scheduled := a.planned(a.cfg.Network.Period(start.Add(a.lead())) + 2).vote
+	limit := scheduled
+	if d := a.cfg.FirstRound.Deadline; d > 0 && start.Add(d).Before(limit) {
+		limit = start.Add(d)
+	}
+	enough := func() bool { return len(a.relays) >= a.cfg.FirstRound.Relays }
+	a.wait(ctx, limit, func() bool { return enough() || a.voted() > 0 })
+	// A peer has enough, or has waited long enough: with its vote, its descriptors are here too, and ours may be under way.
+	a.wait(ctx, minTime(limit, a.now().Add(a.lead()/4)), enough)
+	for ctx.Err() == nil {
+		now := a.now()
+		a.mu.Lock()
+		period := max(a.cfg.Network.Period(now.Add(a.lead())), a.voted())
+		over := period <= a.lastRound || a.document != nil
+		a.mu.Unlock()
+		if over || !now.Before(scheduled) {
+			return
+		}
+		if a.runRound(ctx, a.plannedNow(period, now)) != superseded {
+			return
+		}
+	}
+}
+
+// voted returns the latest period that there is a vote for, 0 if none. a.mu is held.
+func (a *Authority) voted() uint64 {
+	var latest uint64
+	for period, r := range a.rounds {
+		if len(r.votes) > 0 {
+			latest = max(latest, period)
+		}
+	}
+	return latest
+}
+
+// runRound takes a round from the vote to its end (see round).
+func (a *Authority) runRound(ctx context.Context, p plan) outcome {
+	log := a.log.With("period", p.period)
+	a.mu.Lock()
+	a.lastRound = max(a.lastRound, p.period)
+	r := a.inRound(p.period, a.now())
+	a.mu.Unlock()
+	if r == nil {
+		log.Warn("the clock has jumped: this period is not now; check the clock", "now", a.now())
+		return failed
+	}
+	all := len(a.cfg.Network.Authorities)
+	later := func() bool { return p.first && a.voted() > p.period }
+
+	if a.now().Before(p.cutoff) {
+		if err := a.vote(ctx, r, p); err != nil {
+			log.Error("no vote in this round", "error", err)
+		}
+	}
+	a.wait(ctx, p.cutoff, func() bool { return len(r.votes) == all || later() })
+	a.mu.Lock()
+	jump := later()
+	a.mu.Unlock()
+	if jump {
+		return superseded
+	}
+	if missing := a.closeVoting(r); len(missing) > 0 {
+		a.fetchVotes(ctx, r, missing, p.compute)
+	}
+
+	votes := a.sealVotes(r)
+	if ctx.Err() != nil {
+		return failed
+	}
+	c, err := directory.Compute(votes, a.cfg.Network)
+	if err != nil {
+		log.Warn("no consensus in this period; the last one stays", "votes", len(votes), "error", err)
+		return failed
+	}
+	if err := a.sign(ctx, c, p.end); err != nil {
+		log.Error("this consensus is not signed here", "error", err)
+	}
+
+	digest := c.Digest()
+	signed := func() int { return len(r.signaturesOn(digest)) }
+	a.wait(ctx, p.publish, func() bool { return p.first && signed() == all })
+	if !a.wait(ctx, p.end, func() bool { return signed() >= a.cfg.Network.Threshold() }) {
+		if ctx.Err() == nil {
+			a.mu.Lock()
+			log.Warn("too few signatures; the last consensus stays", "votes", len(votes), "signatures", signed(),
+				"signatures_on_others", len(r.signatures)-signed(), "needed", a.cfg.Network.Threshold())
+			a.mu.Unlock()
+		}
+		return failed
+	}
+	return a.finish(c, r, log.With("votes", len(votes)))
+}
+
+// vote makes this authority's vote for the round and sends it to the peers. If it has voted for the period before a restart, it is that vote.
+func (a *Authority) vote(ctx context.Context, r *round, p plan) error {
+	v, err := a.storedVote(p.period)
+	if err != nil {
+		return err
+	}
+	if v == nil {
+		b, err := directory.SignVote(a.makeVote(p.period, a.now()), a.key, a.cert)
+		if err != nil {
+			return err
+		}
+		if a.cfg.Store != nil {
+			if err := a.cfg.Store.Write(voteFile, b); err != nil {
+				return err
+			}
+		}
+		if v, err = directory.ParseVote(b, a.cfg.Network, a.known); err != nil {
+			return err
+		}
+	}
+	if err := a.addVote(v, true); err != nil {
+		return err
+	}
+	a.log.Info("voted", "period", r.period, "relays", len(v.Entries))
+	a.postAll(ctx, pathVote, a.packedVote(v), true, p.cutoff)
+	return nil
+}
+
+// sign signs the consensus, if nothing else was signed for its period, and sends the signature to the peers.
+func (a *Authority) sign(ctx context.Context, c *directory.Consensus, until time.Time) error {
+	if err := a.permitSigning(c.Period, c.Digest()); err != nil {
+		return err
+	}
+	s, err := directory.SignConsensus(c, a.key, a.cert)
+	if err != nil {
+		return err
+	}
+	if err := a.addSignature(s); err != nil {
+		return err
+	}
+	a.postAll(ctx, pathSignature, s.Raw(), false, until)
+	return nil
+}
+
+func minTime(x, y time.Time) time.Time {
+	if y.Before(x) {
+		return y
+	}
+	return x
+}

@@ -1,0 +1,316 @@
+package authority
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cepa/directory"
+)
+
+const interval = 20 * time.Second
+
+// TestFirstRound: a new network has its consensus as soon as all descriptors are in, whenever in a period that is.
+func TestFirstRound(t *testing.T) {
+	for _, offset := range []time.Duration{0, 9 * time.Second, 14_900 * time.Millisecond, 15*time.Second - 20*time.Millisecond, 15 * time.Second, 19 * time.Second, 20*time.Second - 30*time.Millisecond} {
+		t.Run(offset.String(), func(t *testing.T) {
+			inBubble(t, 4, interval, func(_ int, cfg *Config) { cfg.FirstRound = FirstRound{Relays: 8} }, func(t *testing.T, c *cluster) {
+				time.Sleep(offset)
+				c.start(0, 1, 2, 3)
+				synctest.Wait()
+				start := time.Now()
+				c.publish(0, 8)
+				sleepUntil(start.Add(time.Second))
+				got := c.agreed(c.running[0].Consensus().Period)
+				if len(got.Relays) != 8 || len(got.Signers) != 4 {
+					t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
+				}
+				if err := got.CheckTime(time.Now()); err != nil {
+					t.Error(err)
+				}
+				want := directory.FlagRunning | directory.FlagValid | directory.FlagGuard | directory.FlagFast | directory.FlagStable | directory.FlagHSDir
+				if got.Relays[0].Flags != want || got.Relays[0].Weight != 1000 {
+					t.Errorf("relay has %v and weight %d", got.Relays[0].Flags, got.Relays[0].Weight)
+				}
+				// The schedule goes on from there.
+				sleepUntil(c.network.PeriodStart(got.Period + 1).Add(time.Second))
+				c.agreed(got.Period + 1)
+				sleepUntil(c.network.PeriodStart(got.Period + 2).Add(time.Second))
+				c.agreed(got.Period + 2)
+			})
+		})
+	}
+}
+
+// TestFirstRoundDeadline: with too few relays the first round begins at its deadline, and with a dead authority it still succeeds.
+func TestFirstRoundDeadline(t *testing.T) {
+	inBubble(t, 4, interval, func(_ int, cfg *Config) { cfg.FirstRound = FirstRound{Relays: 8, Deadline: 3 * time.Second} }, func(t *testing.T, c *cluster) {
+		start := time.Now()
+		c.start(0, 1, 2)
+		synctest.Wait()
+		c.publish(0, 2)
+		sleepUntil(start.Add(3 * time.Second))
+		if c.running[0].Consensus() != nil {
+			t.Error("a consensus before the deadline")
+		}
+		sleepUntil(start.Add(9 * time.Second)) // 2 × 2.5 s for the dead one
+		if got := c.agreed(c.network.Period(start)); len(got.Relays) != 2 || len(got.Signers) != 3 {
+			t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
+		}
+	})
+}
+
+// TestSchedule: consensuses appear at the start of their periods, not before, one for each.
+func TestSchedule(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		time.Sleep(time.Second)
+		c.start(0, 1, 2, 3)
+		synctest.Wait()
+		c.publish(0, 3)
+		first := c.network.Period(time.Now()) + 1
+		for period := first; period < first+5; period++ {
+			start := c.network.PeriodStart(period)
+			sleepUntil(start.Add(-time.Nanosecond))
+			if got := c.running[0].Consensus(); got != nil && got.Period >= period {
+				t.Errorf("consensus of period %d before its start", period)
+			}
+			sleepUntil(start.Add(time.Millisecond))
+			if got := c.agreed(period); len(got.Relays) != 3 || len(got.Signers) != 4 || !got.ValidAfter.Equal(start) {
+				t.Errorf("%d relays, %d signers, valid after %v", len(got.Relays), len(got.Signers), got.ValidAfter)
+			}
+		}
+	})
+}
+
+// TestOneDead: three of four publish each period; the dead one comes back, catches up at once, and signs the next.
+func TestOneDead(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2)
+		synctest.Wait()
+		c.publish(0, 3)
+		first := c.network.Period(time.Now()) + 1
+		for period := first; period < first+4; period++ {
+			sleepUntil(c.network.PeriodStart(period).Add(time.Second))
+			if got := c.agreed(period); len(got.Relays) != 3 || len(got.Signers) != 3 {
+				t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
+			}
+		}
+		c.start(3)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		c.agreed(first + 3)
+		sleepUntil(c.network.PeriodStart(first + 4).Add(time.Second))
+		if got := c.agreed(first + 4); len(got.Signers) != 4 {
+			t.Errorf("%d signers", len(got.Signers))
+		}
+		sleepUntil(c.network.PeriodStart(first + 5).Add(time.Second))
+		if c.running[3].relayCount() != 3 {
+			t.Errorf("the late authority knows %d relays: it does not learn from votes", c.running[3].relayCount())
+		}
+	})
+}
+
+// TestTwoDead: two of four publish nothing, go on serving what there is, and publish again in the first period after the repair.
+func TestTwoDead(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2, 3)
+		synctest.Wait()
+		c.publish(0, 3)
+		first := c.network.Period(time.Now()) + 1
+		sleepUntil(c.network.PeriodStart(first).Add(time.Second))
+		c.agreed(first)
+		c.stop(2, 3)
+		sleepUntil(c.network.PeriodStart(first + 5).Add(time.Second))
+		c.agreed(first)
+		if !strings.Contains(c.log.String(), "too few votes") {
+			t.Error("nobody says that there were too few votes")
+		}
+		c.start(2, 3)
+		sleepUntil(c.network.PeriodStart(first + 6).Add(time.Second))
+		if got := c.agreed(first + 6); len(got.Signers) != 4 || len(got.Relays) != 3 {
+			t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
+		}
+	})
+}
+
+// TestPartition: two authorities that cannot reach each other compute from the same four votes, because the others pass them on.
+func TestPartition(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2, 3)
+		synctest.Wait()
+		c.publish(0, 3)
+		c.sim.Partition(c.hosts[0], c.hosts[3], true)
+		period := c.network.Period(time.Now()) + 1
+		sleepUntil(c.network.PeriodStart(period).Add(time.Second))
+		if got := c.agreed(period); len(got.Relays) != 3 || len(got.Signers) < 3 {
+			t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
+		}
+		for i, a := range c.running {
+			a.mu.Lock()
+			votes := len(a.rounds[period].votes)
+			a.mu.Unlock()
+			if votes != 4 {
+				t.Errorf("authority %d computed from %d votes", i, votes)
+			}
+		}
+	})
+}
+
+// TestLateVoter: an authority that starts between cut-off and computation does not vote and still signs.
+func TestLateVoter(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2)
+		synctest.Wait()
+		c.publish(0, 3)
+		period := c.network.Period(time.Now()) + 1
+		plan := c.running[0].planned(period)
+		sleepUntil(plan.cutoff.Add(10 * time.Millisecond))
+		c.start(3)
+		sleepUntil(c.network.PeriodStart(period).Add(time.Second))
+		if got := c.agreed(period); len(got.Signers) != 4 {
+			t.Errorf("%d signers", len(got.Signers))
+		}
+		if c.running[0].heldVote(period, c.keys[3].ID()) != nil {
+			t.Error("the late authority voted")
+		}
+	})
+}
+
+// TestRestart: after a restart within a period, an authority repeats its vote, keeps its relays and its consensus, and does not sign another
+// consensus than before.
+func TestRestart(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2, 3)
+		synctest.Wait()
+		c.publish(0, 3)
+		period := c.network.Period(time.Now()) + 1
+		sleepUntil(c.network.PeriodStart(period).Add(time.Second))
+		c.agreed(period)
+		plan := c.running[0].planned(period + 1)
+		sleepUntil(plan.vote.Add(100 * time.Millisecond))
+		before := c.running[1].heldVote(period+1, c.keys[0].ID())
+		if before == nil {
+			t.Fatal("no vote")
+		}
+		c.stop(0)
+		c.start(0)
+		if c.running[0].Consensus() == nil || c.running[0].relayCount() != 3 {
+			t.Errorf("after the restart: consensus %v, %d relays", c.running[0].Consensus(), c.running[0].relayCount())
+		}
+		// A new relay would make a new vote another one.
+		d, err := directory.ParseDescriptor(c.relay(7, nil), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.running[0].accept(d); err != nil {
+			t.Fatal(err)
+		}
+		sleepUntil(c.network.PeriodStart(period + 1).Add(time.Second))
+		c.agreed(period + 1)
+		for i, a := range c.running {
+			if after := a.heldVote(period+1, c.keys[0].ID()); after == nil || after.Digest() != before.Digest() {
+				t.Errorf("authority %d has another vote of the restarted one", i)
+			}
+		}
+		if strings.Contains(c.log.String(), "two votes") || strings.Contains(c.log.String(), "level=ERROR") {
+			t.Error("somebody noticed two votes")
+		}
+	})
+}
+
+func TestPermitSigning(t *testing.T) {
+	store := new(memStore)
+	network := &directory.Network{Name: "test", Interval: interval, Authorities: []directory.Authority{{Nickname: "a", Identity: testKey(t, "a").ID(), Address: "h:1"}}}
+	a, err := New(Config{Network: network, Key: testKey(t, "a"), Store: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	for _, step := range []struct {
+		period uint64
+		digest byte
+		ok     bool
+	}{{5, 1, true}, {5, 1, true}, {5, 2, false}, {4, 1, false}, {6, 2, true}, {6, 1, false}, {5, 1, false}, {6, 2, true}} {
+		if err := a.permitSigning(step.period, [32]byte{step.digest}); (err == nil) != step.ok {
+			t.Errorf("period %d, digest %d: %v", step.period, step.digest, err)
+		}
+	}
+	if err := store.Write(signedFile, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.permitSigning(9, [32]byte{1}); err == nil {
+		t.Error("a damaged file permits signing")
+	}
+}
+
+// TestEquivocation: of two votes of one authority for one period, the first counts and the second is refused.
+func TestEquivocation(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2)
+		synctest.Wait()
+		period := c.network.Period(time.Now()) + 1
+		liar, err := New(Config{Network: c.network, Key: c.keys[3]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer liar.Close()
+		var votes []*directory.Vote
+		for i := range 2 {
+			v := liar.makeVote(period, time.Now())
+			v.Params = directory.Params{"x": int64(i)}
+			b, err := directory.SignVote(v, liar.key, liar.cert)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if v, err = directory.ParseVote(b, c.network, nil); err != nil {
+				t.Fatal(err)
+			}
+			votes = append(votes, v)
+		}
+		a := c.running[0]
+		if err := a.addVote(votes[0], true); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.addVote(votes[0], true); err != nil {
+			t.Errorf("the same vote again: %v", err)
+		}
+		if err := a.addVote(votes[1], true); err == nil {
+			t.Error("another vote of the same authority is accepted")
+		}
+		if a.heldVote(period, c.keys[3].ID()) != votes[0] {
+			t.Error("the first vote is not kept")
+		}
+		if !strings.Contains(c.log.String(), "two votes") {
+			t.Error("nobody says so")
+		}
+		far := *votes[0]
+		far.Period = period + 5
+		if err := a.addVote(&far, true); err == nil {
+			t.Error("a vote for a distant period is accepted")
+		}
+	})
+}
+
+// TestOversleep: Run ends with its context, also in the middle of a round.
+func TestRunEnds(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		a, err := New(Config{Network: c.network, Key: c.keys[0], Dial: c.hosts[0].Dial})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer a.Close()
+		for _, after := range []time.Duration{0, time.Second, interval - time.Second, interval + 5*time.Second} {
+			ctx, cancel := context.WithTimeout(context.Background(), after)
+			start := time.Now()
+			if err := a.Run(ctx); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(start); d != after {
+				t.Errorf("Run ended after %v, want %v", d, after)
+			}
+			cancel()
+		}
+	})
+}
