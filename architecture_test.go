@@ -55,20 +55,19 @@ var arrows = map[string][]string{
 		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pipe",
 	},
 	"client": {
-		"circuit", "link", "path", "directory/mirror", "directory",
+		"circuit", "link", "path", "directory/mirror", "directory", "stream",
 		"cell", "crypto/identity", "crypto/layer",
 	},
 	"directory/authority": {"directory/mirror", "directory", "crypto/identity", "state"},
 
 	"simnet/testnet": {
-		"client", "directory/authority", "relay", "directory/mirror", "path", "directory",
-		"crypto/identity", "simnet", "socks", "state",
+		"client", "directory/authority", "relay", "link", "directory", "state",
+		"cell", "crypto/handshake", "crypto/identity", "simnet",
 	},
 	"control": {},
 
 	"cmd/cepa": {
-		"control", "simnet/testnet", "client", "directory/authority", "relay", "directory/mirror", "path", "directory",
-		"cell", "crypto/identity", "socks", "state",
+		"control", "simnet/testnet", "client", "relay", "cell", "socks", "state",
 	},
 }
 

@@ -71,9 +71,20 @@ func (c Command) String() string {
 // hands it over must not touch it again. Cells come from a Pool and go back to
 // it.
 type Cell struct {
-	next *Cell
-	buf  [Size]byte
+	next  *Cell
+	place place
+	buf   [Size]byte
 }
+
+// place says who has a cell, so that handing it over twice panics where it
+// happens instead of giving one buffer to two circuits.
+type place uint8
+
+const (
+	owned  place = iota // by whoever took it
+	listed              // by a List
+	pooled              // by nobody: returned to its Pool
+)
 
 // CircuitID returns the circuit ID of the cell's header.
 func (c *Cell) CircuitID() uint32 { return binary.BigEndian.Uint32(c.buf[:4]) }

@@ -11,8 +11,12 @@ type List struct {
 // Len returns the number of cells.
 func (l *List) Len() int { return l.n }
 
-// Push appends c, which must be in no list.
+// Push appends c. It panics when c is in a list or was returned to its pool.
 func (l *List) Push(c *Cell) {
+	if c.place != owned {
+		panic("internal error: a cell was pushed that somebody else has")
+	}
+	c.place = listed
 	c.next = nil
 	if l.tail == nil {
 		l.head = c
@@ -33,7 +37,7 @@ func (l *List) Pop() *Cell {
 	if l.head == nil {
 		l.tail = nil
 	}
-	c.next = nil
+	c.next, c.place = nil, owned
 	l.n--
 	return c
 }

@@ -46,32 +46,36 @@ func (p *Pool) GetList(l *List, n int) {
 	}
 }
 
-// Put takes c back. The caller must not use it any more.
+// Put takes c back. The caller must not use it any more. It panics when c was
+// returned already or is in a list.
 func (p *Pool) Put(c *Cell) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.out--
 	p.put(c)
-	p.checkLocked()
-	p.mu.Unlock()
 }
 
-// PutList takes all cells of l back and leaves l empty.
+// PutList takes all cells of l back and leaves l empty. It panics when one of
+// them was returned already.
 func (p *Pool) PutList(l *List) {
 	if l.n == 0 {
 		return
 	}
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.out -= int64(l.n)
 	for c := l.Pop(); c != nil; c = l.Pop() {
 		p.put(c)
 	}
-	p.checkLocked()
-	p.mu.Unlock()
 }
 
 // put keeps c at the front, where it is taken from next while its memory is
 // still in the processor's cache.
 func (p *Pool) put(c *Cell) {
+	if c.place != owned || p.out < 0 {
+		panic("internal error: a cell was returned that the caller does not own")
+	}
+	c.place = pooled
 	if p.free.n >= keepFree {
 		c.next = nil
 		return
@@ -82,13 +86,6 @@ func (p *Pool) put(c *Cell) {
 		p.free.tail = c
 	}
 	p.free.n++
-}
-
-func (p *Pool) checkLocked() {
-	if p.out < 0 {
-		p.mu.Unlock()
-		panic("internal error: a cell was returned twice")
-	}
 }
 
 // Outstanding returns how many cells are out: taken and not yet returned.

@@ -79,8 +79,10 @@ func ParseResolved(p []byte) (m ResolvedBody, err error) {
 	return m, nil
 }
 
-// AppendTo appends the payload. Answers beyond MaxAnswers, and those that
-// would not fit the smallest room of a message, are left out.
+// AppendTo appends the payload. Answers beyond MaxAnswers, those that would
+// not fit the smallest room of a message, and those that cannot be said (what a
+// hostile name server makes of a name) are left out; when none is left of what
+// was found, the payload says EndNotFound.
 func (m *ResolvedBody) AppendTo(b []byte) []byte {
 	start := len(b)
 	b = append(b, byte(m.Status))
@@ -95,13 +97,21 @@ func (m *ResolvedBody) AppendTo(b []byte) []byte {
 		b = append(append(b, kind, byte(len(v))), v...)
 		b[count]++
 	}
+	if m.Status != 0 {
+		return b
+	}
 	for _, a := range m.Addrs {
-		add(addrType(a), a.AsSlice())
+		if a.IsValid() {
+			add(addrType(a), a.AsSlice())
+		}
 	}
 	for _, n := range m.Names {
 		if ValidHost(n) {
 			add(0, []byte(n))
 		}
+	}
+	if b[count] == 0 {
+		b[start] = byte(EndNotFound)
 	}
 	return b
 }

@@ -117,7 +117,7 @@ func Get(ctx context.Context, path, resource string, v any) error {
 	resp, err := (&http.Client{Transport: tr}).Do(req)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("nothing is running on %s: start cepa first, or name its data directory with --data-dir", filepath.Dir(path))
+		return fmt.Errorf("nothing is running on %s (no answer on %s): start cepa first, or name its data directory with --data-dir", filepath.Dir(path), SocketName)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("%s belongs to another user: run this as the user who started cepa", path)
 	case err != nil:

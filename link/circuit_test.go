@@ -234,8 +234,13 @@ func TestDestroy(t *testing.T) {
 			if c.ID() != 0 || d.ID() != 1 {
 				t.Errorf("IDs %d and %d", c.ID(), d.ID())
 			}
+			waiting := new(recorder) // opened only
+			if _, err := l.Open(waiting); err != nil {
+				t.Fatal(err)
+			}
 			l.Close()
 			rec.want(t, "closed link lost")
+			waiting.want(t, "closed link lost")
 			checkReturned(t, cfg)
 		})
 	})

@@ -262,7 +262,19 @@ func TestRekeyByAge(t *testing.T) {
 		at(5*time.Hour, "RELAY 0x1 0", "REKEY 0x0 0")
 		at(6*time.Hour-time.Nanosecond, "RELAY 0x1 0")
 		at(6*time.Hour, "RELAY 0x1 0", "REKEY 0x0 0")
+
+		<-time.After(2 * time.Hour) // REKEY takes the place of a cell
+		c.Send(cells(cfg.Pool, cell.Relay, 0, 92))
+		rec := p.read()
+		if len(rec) != MaxRecordCells || name(rec[45]) != "REKEY 0x0 0" || name(rec[44]) != "RELAY 0x1 44" {
+			t.Errorf("a record of %d cells that ends with %q", len(rec), names(rec[len(rec)-2:]))
+		}
+		p.h.receive.Rekey()
+		if n := len(p.read()) + len(p.read()); n != 47 {
+			t.Errorf("%d cells after it, want 47", n)
+		}
 		l.Close()
+		checkReturned(t, cfg)
 	})
 	bubble(t, func(t *testing.T) {
 		one, two := relayConfig(t, 1), relayConfig(t, 2)

@@ -262,6 +262,20 @@ func TestTooSmall(t *testing.T) {
 	}
 }
 
+// TestDeepestReason: of several reasons the error gives that of the attempt that came furthest.
+func TestDeepestReason(t *testing.T) {
+	guard, beside, exit := relayAt(1, 5, directory.FlagGuard), relayAt(2, 5, directory.FlagExit), relayAt(3, 5, directory.FlagExit)
+	guard.Family, beside.Family, exit.Family = []directory.FamilyID{{1}}, []directory.FamilyID{{1}, {2}}, []directory.FamilyID{{2}}
+	c := chooser(t, guard, beside, exit)
+	for seed := range uint64(20) {
+		_, err := c.Pick(seeded(seed), Request{Exit: true, Port: 443})
+		var none *NoPathError
+		if !errors.As(err, &none) || none.Position != PositionMiddle {
+			t.Errorf("seed %d: got %v, want that there is no middle", seed, err)
+		}
+	}
+}
+
 func TestRequestErrors(t *testing.T) {
 	middle, dead := relayAt(4, 5, directory.FlagMiddleOnly), relayAt(5, 5, directory.FlagGuard)
 	dead.Flags &^= directory.FlagValid

@@ -102,6 +102,23 @@ func TestBalanceKnown(t *testing.T) {
 	}
 }
 
+func TestTable(t *testing.T) {
+	var table table
+	for i, w := range []uint64{0, 1, 2, 0, 3} {
+		table.add(i, w)
+	}
+	for x, want := range []int{1, 2, 2, 4, 4, 4} {
+		if got := table.at(uint64(x)); got != want {
+			t.Errorf("draw %d gives relay %d, want %d", x, got, want)
+		}
+	}
+	for i, want := range []uint64{0, 1, 2, 0, 3, 0} {
+		if got := table.weight(i); got != want {
+			t.Errorf("relay %d has weight %d, want %d", i, got, want)
+		}
+	}
+}
+
 func TestBalanceProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c, err := New(&directory.Consensus{Relays: drawRelays(t, 12)})

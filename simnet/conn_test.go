@@ -207,9 +207,14 @@ func TestBackPressure(t *testing.T) {
 		if written != buffered {
 			t.Fatalf("%d bytes were accepted with nobody reading, want %d", written, buffered)
 		}
-		if _, err := io.ReadFull(b, make([]byte, simnet.DefaultBuffer/4)); err != nil {
+		if _, err := io.ReadFull(b, make([]byte, simnet.DefaultBuffer/4-1)); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
+		if written != buffered {
+			t.Error("the writer was woken before a quarter was free")
+		}
+		b.Read(make([]byte, 1))
 		synctest.Wait()
 		if want := (simnet.DefaultBuffer * 5 / 4) / 1000 * 1000; written != want {
 			t.Errorf("%d bytes were accepted after a quarter was read, want %d", written, want)
@@ -221,7 +226,8 @@ func TestBackPressure(t *testing.T) {
 
 // TestWritesDoNotMix: what concurrent writers write stays together although the buffer is smaller.
 func TestWritesDoNotMix(t *testing.T) {
-	bubble(t, simnet.Config{Buffer: 1000}, 2, func(t *testing.T, _ *simnet.Network, h []*simnet.Host) {
+	cfg := simnet.Config{Buffer: 1000, Default: simnet.LinkParams{Latency: time.Millisecond}}
+	bubble(t, cfg, 2, func(t *testing.T, _ *simnet.Network, h []*simnet.Host) {
 		a, b := pair(t, h[0], h[1])
 		const writers, size = 8, 10_000
 		var wg sync.WaitGroup

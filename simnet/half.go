@@ -85,8 +85,7 @@ func (h *half) readBytes(p []byte) (int, error) {
 			h.ring.get(p[:m], h.read)
 			h.read += m
 			// Waking the writer for every few bytes would cost a switch of goroutines each.
-			used := int(h.written - h.read)
-			if used == 0 || h.n.cfg.Buffer-used >= h.n.cfg.Buffer/4 {
+			if free := h.n.cfg.Buffer - int(h.written-h.read); free >= h.n.cfg.Buffer/4 {
 				h.canSend.Broadcast()
 			}
 			return int(m), nil

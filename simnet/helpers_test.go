@@ -62,10 +62,7 @@ func pair(t testing.TB, a, b *simnet.Host) (*simnet.Conn, *simnet.Conn) {
 // noise is size bytes that nobody expects.
 func noise(seed uint64, size int) []byte {
 	p := make([]byte, size)
-	r := rand.New(rand.NewPCG(seed, 1))
-	for i := range p {
-		p[i] = byte(r.Uint32())
-	}
+	rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)}).Read(p)
 	return p
 }
 

@@ -40,7 +40,7 @@ func TestRealTime(t *testing.T) {
 	}
 }
 
-func BenchmarkIdeal(b *testing.B) { benchmark(b, simnet.LinkParams{}) }
+func BenchmarkIdeal(b *testing.B)  { benchmark(b, simnet.LinkParams{}) }
 func BenchmarkShaped(b *testing.B) { benchmark(b, simnet.LinkParams{Latency: 100 * time.Microsecond}) }
 
 func BenchmarkBandwidth(b *testing.B) {

@@ -191,9 +191,53 @@ func TestLossBlocksTheHeadOfTheLine(t *testing.T) {
 	})
 }
 
+// TestBandwidthChanges: a new bandwidth holds from the next segment on, and no bandwidth at all lets everything go.
+func TestBandwidthChanges(t *testing.T) {
+	cfg := simnet.Config{Segment: 1000, Default: simnet.LinkParams{Bandwidth: 1000}}
+	bubble(t, cfg, 2, func(t *testing.T, n *simnet.Network, h []*simnet.Host) {
+		a, b := pair(t, h[0], h[1])
+		time.AfterFunc(4500*time.Millisecond, func() { n.SetLink(h[0], h[1], simnet.LinkParams{Bandwidth: 2000}) })
+		equalTime(t, "5 slow and 5 fast segments", transfer(t, a, b, noise(1, 10_000)), 7500*time.Millisecond)
+
+		start, data := time.Now(), noise(2, 10_000)
+		a.Write(data[:5000])
+		time.Sleep(750 * time.Millisecond)
+		n.SetLink(h[0], h[1], simnet.LinkParams{})
+		a.Write(data[5000:]) // must queue behind the segment being sent
+		got := make([]byte, len(data))
+		if _, err := io.ReadFull(b, got); err != nil || !bytes.Equal(got, data) {
+			t.Errorf("other bytes arrived than were sent (%v)", err)
+		}
+		equalTime(t, "2 fast segments", time.Since(start), time.Second)
+		a.Close()
+		if rest, err := io.ReadAll(b); len(rest) > 0 || err != nil {
+			t.Errorf("%d bytes too many, %v", len(rest), err)
+		}
+	})
+}
+
+// TestSameInstant: what happens at one instant happens in the order in which it was sent.
+func TestSameInstant(t *testing.T) {
+	bubble(t, simnet.Config{Default: simnet.LinkParams{Latency: time.Second}}, 2, func(t *testing.T, n *simnet.Network, h []*simnet.Host) {
+		conns := make([]*simnet.Conn, 100)
+		for i := range conns {
+			conns[i], _ = pair(t, h[0], h[1])
+		}
+		var got []byte
+		n.Tap(func(ev simnet.TapEvent) { got = append(got, ev.Data...) })
+		for i, c := range conns {
+			c.Write([]byte{byte(i)})
+		}
+		time.Sleep(time.Minute)
+		if len(got) != len(conns) || !slices.IsSorted(got) {
+			t.Errorf("arrived as %v", got)
+		}
+	})
+}
+
 func TestJitterKeepsOrder(t *testing.T) {
 	cfg := simnet.Config{Default: simnet.LinkParams{Latency: 10 * time.Millisecond, Jitter: 10 * time.Millisecond}}
-	bubble(t, cfg, 2, func(t *testing.T, _ *simnet.Network, h []*simnet.Host) {
+	bubble(t, cfg, 2, func(t *testing.T, n *simnet.Network, h []*simnet.Host) {
 		a, b := pair(t, h[0], h[1])
 		seen := map[time.Duration]bool{}
 		for range 50 {
@@ -206,8 +250,13 @@ func TestJitterKeepsOrder(t *testing.T) {
 		if len(seen) < 40 {
 			t.Errorf("50 segments took only %d different times", len(seen))
 		}
+		arrivals := map[time.Time]bool{}
+		n.Tap(func(ev simnet.TapEvent) { arrivals[ev.Time] = true })
 		if took := transfer(t, a, b, noise(3, 200_000)); took > 20*time.Millisecond {
 			t.Errorf("139 segments at once took %v", took)
+		}
+		if len(arrivals) < 2 {
+			t.Error("139 segments drew one jitter together")
 		}
 	})
 }
@@ -280,6 +329,25 @@ func TestPartitionFillsTheBuffer(t *testing.T) {
 			t.Errorf("got %d bytes, %v, want all %d", len(got), err, len(data))
 		}
 		<-done
+	})
+}
+
+// TestDialGivenUp: a dial whose context ends while the acceptance is on its way leaves nothing.
+func TestDialGivenUp(t *testing.T) {
+	const latency = time.Second
+	bubble(t, simnet.Config{Default: simnet.LinkParams{Latency: latency}}, 2, func(t *testing.T, _ *simnet.Network, h []*simnet.Host) {
+		l := listen(t, h[1], ":1")
+		ctx, cancel := context.WithTimeout(context.Background(), latency*3/2)
+		defer cancel()
+		if _, err := h[0].Dial(ctx, "tcp", "10.0.0.2:1"); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v, want the context's error", err)
+		}
+		time.Sleep(time.Minute)
+		a := dial(t, h[0], l.Addr())
+		b, err := l.Accept()
+		if err != nil || b.RemoteAddr().String() != a.LocalAddr().String() {
+			t.Errorf("accepted %v, %v, want only the second connection", b, err)
+		}
 	})
 }
 

@@ -187,7 +187,7 @@ func testRelay(t testing.TB, i int, change func(*directory.Descriptor)) []byte {
 	t.Helper()
 	id, key := testKey(t, fmt.Sprintf("relay %d", i)), testKey(t, fmt.Sprintf("relay %d signing", i))
 	now := time.Now().Truncate(time.Second)
-	cert, err := id.Certify(identity.PurposeDescriptor, key.ID(), now.Add(-time.Hour), now.Add(30*24*time.Hour))
+	cert, err := id.Certify(identity.PurposeDescriptor, key.ID(), now.Add(-30*24*time.Hour), now.Add(30*24*time.Hour))
 	if err != nil {
 		t.Fatal(err)
 	}
