@@ -67,7 +67,8 @@ var arrows = map[string][]string{
 	"control": {},
 
 	"cmd/cepa": {
-		"control", "simnet/testnet", "client", "relay", "cell", "socks", "state",
+		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory",
+		"cell", "crypto/handshake", "crypto/identity", "socks", "state",
 	},
 }
 

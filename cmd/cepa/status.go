@@ -29,6 +29,8 @@ type nodeStatus struct {
 	Socks   string         `json:"socks,omitempty"`
 	Client  *client.Status `json:"client,omitempty"`
 	Relays  []relay.Status `json:"relays,omitempty"`
+
+	Authority *authorityStatus `json:"authority,omitempty"`
 }
 
 // defaultDataDir is where a network of simnet lives when nothing else is said
@@ -92,6 +94,14 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 				fmt.Fprintf(tw, "  %d\t%s\t%d\t%s\t%s\n", x.ID, hopNames(x.Hops), x.Streams, x.Age, state)
 			}
 			tw.Flush()
+		}
+	}
+	if a := s.Authority; a != nil {
+		fmt.Fprintf(w, "\nAuthority %s (%.8s)\n", a.Nickname, a.Identity)
+		if a.ConsensusUntil.IsZero() {
+			fmt.Fprintln(w, "  no consensus yet")
+		} else {
+			fmt.Fprintf(w, "  consensus: %d relays, valid until %s\n", a.Relays, a.ConsensusUntil.Local().Format("2006-01-02 15:04:05"))
 		}
 	}
 	if len(s.Relays) > 0 {

@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+
+	"github.com/spf13/cobra"
+
+	"cepa/client"
+	"cepa/socks"
+)
+
+// clientOptions are the flags of `cepa client`.
+type clientOptions struct {
+	nodeFlags
+	socks string
+}
+
+func newClient() *cobra.Command {
+	var o clientOptions
+	cmd := &cobra.Command{
+		Use:   "client",
+		Short: "Run a client with a SOCKS5 port",
+		Long: `Run a client of a network: programs that use its SOCKS5 port reach the internet
+through three relays. Connections with different SOCKS user names or passwords
+never share a circuit.`,
+		Example: "  cepa client --network network.toml\n  curl --socks5-hostname 127.0.0.1:9250 https://example.org/",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return runClient(cmd.Context(), &o, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}
+	o.register(cmd, "client")
+	cmd.Flags().StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS5 port")
+	return cmd
+}
+
+func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) error {
+	n, err := openNode(&o.nodeFlags, "client", stderr)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	ln, err := listenFor("the SOCKS port", "--socks", o.socks)
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	warnOpenProxy(stderr, ln)
+	c, err := client.New(client.Config{Network: n.net, Files: n.dir, Log: n.log})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	n.serveStatus(func(s *nodeStatus) {
+		cs := c.Status()
+		s.Client, s.Socks = &cs, ln.Addr().String()
+	})
+	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
+	served := make(chan error, 1)
+	srv := &socks.Server{Dial: socksDial(c), Log: n.log}
+	go func() { served <- srv.Serve(ctx, ln) }()
+	ready := make(chan error, 1)
+	go func() { ready <- c.Ready(ctx) }()
+	for {
+		select {
+		case err := <-ready:
+			ready = nil
+			if err == nil {
+				fmt.Fprintln(stdout, "ready; Ctrl-C ends it")
+			}
+		case err := <-served:
+			return err
+		}
+	}
+}
+
+// warnOpenProxy tells when others could use the SOCKS port: it asks for no
+// password.
+func warnOpenProxy(stderr io.Writer, ln net.Listener) {
+	if a, ok := ln.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+		fmt.Fprintf(stderr, "cepa: warning: the SOCKS port %s can be used by other machines, and what they send to it travels in the clear: prefer a loopback address\n", ln.Addr())
+	}
+}
