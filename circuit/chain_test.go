@@ -25,6 +25,7 @@ type wire struct {
 	limit     int
 	destroyed bool // by us: the other end hears Closed
 	dead      bool // by the other end: nothing more is delivered
+	lost      bool // the link is gone: both ends hear Closed
 	reason    cell.Reason
 	passed    int
 }
@@ -38,7 +39,7 @@ func newWire(pool *cell.Pool) *wire {
 func (w *wire) Send(l *cell.List) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.destroyed || w.dead || w.queue.Len()+l.Len() > w.limit {
+	if w.destroyed || w.dead || w.lost || w.queue.Len()+l.Len() > w.limit {
 		w.pool.PutList(l)
 		return ErrClosed
 	}
@@ -55,12 +56,25 @@ func (w *wire) Destroy(reason cell.Reason) {
 	w.mu.Unlock()
 }
 
+// cut loses the link of which these are the two directions.
+func cut(out, back *wire) {
+	out.mu.Lock()
+	back.mu.Lock()
+	for _, w := range []*wire{out, back} {
+		w.lost = true
+		w.pool.PutList(&w.queue)
+		w.cond.Signal()
+	}
+	back.mu.Unlock()
+	out.mu.Unlock()
+}
+
 // run delivers until the wire is destroyed. back is the wire of the other
 // direction: its owner stops receiving when this side was destroyed.
 func (w *wire) run(back *wire) {
 	for {
 		w.mu.Lock()
-		for w.queue.Len() == 0 && !w.destroyed && !w.dead {
+		for w.queue.Len() == 0 && !w.destroyed && !w.dead && !w.lost {
 			w.cond.Wait()
 		}
 		if w.dead {
@@ -68,12 +82,15 @@ func (w *wire) run(back *wire) {
 			w.mu.Unlock()
 			return
 		}
-		if w.destroyed {
+		if w.destroyed || w.lost {
 			reason := w.reason
+			if w.lost {
+				reason = cell.ReasonLinkLost
+			}
 			w.mu.Unlock()
 			back.mu.Lock()
 			told := back.destroyed
-			back.dead = true
+			back.dead = !back.lost // which is told by its own goroutine
 			back.cond.Signal()
 			back.mu.Unlock()
 			if !told {
@@ -106,18 +123,31 @@ type relayNode struct {
 	begin   func(s *stream.Stream, b cell.BeginBody)
 	resolve func(l *stream.Lookup, b cell.ResolveBody)
 	refuse  cell.ExtendError // answer EXTEND with this
-	transit *Transit
+	// extend, when not nil, plays the relay's part of EXTEND.
+	extend  func(t *Transit, e cell.ExtendBody)
+	closed  func()          // the circuit has ended
+	transit *Transit        // the last one
+	keys    *handshake.Keys // its keys
 }
 
 func (n *relayNode) Begin(s *stream.Stream, b cell.BeginBody)     { n.begin(s, b) }
 func (n *relayNode) BeginDir(s *stream.Stream)                    { n.begin(s, cell.BeginBody{}) }
 func (n *relayNode) Resolve(l *stream.Lookup, b cell.ResolveBody) { n.resolve(l, b) }
-func (n *relayNode) Closed(*Transit)                              {}
+func (n *relayNode) Closed(*Transit) {
+	if n.closed != nil {
+		n.closed()
+	}
+}
+
 func (n *relayNode) Extend(t *Transit, e cell.ExtendBody) {
 	c := n.chain
 	c.wg.Add(1)
 	go func() {
 		defer c.wg.Done()
+		if n.extend != nil {
+			n.extend(t, e)
+			return
+		}
 		if n.refuse != 0 {
 			t.ExtendFailed(n.refuse)
 			return
@@ -132,6 +162,13 @@ func (n *relayNode) Extend(t *Transit, e cell.ExtendBody) {
 			t.ExtendFailed(cell.ExtendConnect)
 		}
 	}()
+}
+
+// theTransit returns the relay's part of the circuit, if it has one yet.
+func (n *relayNode) theTransit() *Transit {
+	n.chain.mu.Lock()
+	defer n.chain.mu.Unlock()
+	return n.transit
 }
 
 // chain is an Origin and the relays that its circuit goes through.
@@ -151,8 +188,10 @@ type chain struct {
 }
 
 func newChain(t testing.TB, hops int) *chain {
-	c := &chain{t: t, pool: new(cell.Pool), suite: layer.AES256GCM,
-		tamperOut: map[int]func(*cell.Cell) bool{}, tamperBack: map[int]func(*cell.Cell) bool{}}
+	c := &chain{
+		t: t, pool: new(cell.Pool), suite: layer.AES256GCM,
+		tamperOut: map[int]func(*cell.Cell) bool{}, tamperBack: map[int]func(*cell.Cell) bool{},
+	}
 	for i := range hops {
 		key, err := handshake.GenerateOnionKey(nil)
 		if err != nil {
@@ -209,18 +248,23 @@ func (s *createSide) Receive(cmd cell.Command, body []byte) {
 		return
 	}
 	reply, keys, err := handshake.HopRespond(s.node.key, handshake.HopParams{
-		Identity: s.node.identity, Index: m.Index, Suite: m.Suite}, m.Message1, nil)
+		Identity: s.node.identity, Index: m.Index, Suite: m.Suite,
+	}, m.Message1, nil)
 	if err != nil {
 		s.back.Destroy(cell.ReasonProtocol)
 		return
 	}
-	t, err := NewTransit(TransitConfig{Pool: s.node.chain.pool, Handler: s.node, Prev: s.back,
-		Index: m.Index, Suite: layer.Suite(m.Suite), Keys: keys})
+	t, err := NewTransit(TransitConfig{
+		Pool: s.node.chain.pool, Handler: s.node, Prev: s.back,
+		Index: m.Index, Suite: layer.Suite(m.Suite), Keys: keys,
+	})
 	if err != nil {
 		s.node.chain.t.Error(err)
 		return
 	}
-	s.node.transit, s.node.index, s.to = t, m.Index, t.Prev()
+	s.node.chain.mu.Lock()
+	s.node.transit, s.node.index, s.node.keys, s.to = t, m.Index, keys, t.Prev()
+	s.node.chain.mu.Unlock()
 	t.Created(reply)
 }
 

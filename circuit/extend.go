@@ -15,8 +15,15 @@ func (t *Transit) extend(p []byte) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
+	// Asked before mu is taken: the lock of the Mux comes first in the order.
+	// Nobody but this goroutine adds streams.
+	busy := t.mux.Len() > 0
 	t.mu.Lock()
-	if t.state != alone || t.mux.Len() > 0 {
+	if t.err != nil {
+		t.mu.Unlock()
+		return t.err
+	}
+	if t.state != alone || busy {
 		t.mu.Unlock()
 		return fmt.Errorf("%w: EXTEND of a circuit that is extended or carries streams", ErrProtocol)
 	}
@@ -71,17 +78,22 @@ func (t *Transit) Connect(out Outlet, e cell.ExtendBody) error {
 // been extended, or has failed, meanwhile.
 func (t *Transit) ExtendFailed(why cell.ExtendError) {
 	t.mu.Lock()
-	if t.err != nil || t.state == alone || t.state == extended {
-		t.mu.Unlock()
-		return
-	}
-	out := t.nextOut
-	t.state, t.side, t.nextOut = alone, nil, nil
-	t.sendLocked(cell.ExtendFailed, 0, []byte{byte(why)})
+	out := t.extendFailedLocked(why)
 	t.mu.Unlock()
 	if out != nil {
 		out.Destroy(cell.ReasonFinished)
 	}
+}
+
+// extendFailedLocked returns the Outlet that the attempt leaves behind, if any.
+func (t *Transit) extendFailedLocked(why cell.ExtendError) Outlet {
+	if t.err != nil || t.state == alone || t.state == extended {
+		return nil
+	}
+	out := t.nextOut
+	t.state, t.side, t.nextOut = alone, nil, nil
+	t.sendLocked(cell.ExtendFailed, 0, []byte{byte(why)})
+	return out
 }
 
 // nextSide is the side away from the origin, of one attempt.
@@ -91,10 +103,13 @@ type nextSide struct{ t *Transit }
 func (s *nextSide) Receive(cmd cell.Command, body []byte) {
 	t := s.t
 	var err error
-	if cmd == cell.Created {
+	switch cmd {
+	case cell.Created:
 		err = t.created(s, body)
-	} else {
+	case cell.Relay:
 		err = t.backward(s, body)
+	default:
+		err = fmt.Errorf("%w: %s from the next side", ErrProtocol, cmd)
 	}
 	if err != nil {
 		t.destroy(cell.ReasonNone, cell.ReasonProtocol, err)
@@ -119,17 +134,13 @@ func (s *nextSide) Flush() {
 func (s *nextSide) Closed(reason cell.Reason) {
 	t := s.t
 	t.mu.Lock()
-	current, state := t.side == s, t.state
-	if current && state == creating {
-		t.nextOut = nil // it is gone already
+	lost := t.side == s && t.state == extended
+	if t.side == s && !lost {
+		t.extendFailedLocked(cell.ExtendRefused) // its Outlet is gone already
 	}
 	t.mu.Unlock()
-	switch {
-	case !current:
-	case state == extended:
+	if lost {
 		t.destroy(cell.ReasonNone, noTell, fmt.Errorf("%w: next side: %s", ErrDestroyed, reason))
-	default:
-		t.ExtendFailed(cell.ExtendRefused)
 	}
 }
 

@@ -39,6 +39,11 @@ type Origin struct {
 
 	hops atomic.Pointer[[]*hop] // grows by replacement; read by the link's reader
 
+	// broken is the link's reader's: a cell was refused, and none after it is
+	// taken, also while the circuit is still being taken down. A stream may
+	// end early, but it must have no holes.
+	broken bool
+
 	mu      sync.Mutex // guards sealing and queueing in order, and what follows
 	out     Outlet
 	pending *pendingHop
@@ -118,10 +123,11 @@ func (o *Origin) Unacked(k int) int {
 	return h.win.unacked
 }
 
-// Extend adds a hop and waits for it. Hops are added one at a time. When the
-// relay before it says that it cannot extend, the error is a cell.ExtendError
-// and the circuit lives; after any other error, a ctx that ended included, it
-// is destroyed, since there is no way back.
+// Extend adds a hop and waits for it. Hops are added one at a time, to a
+// circuit without streams. When the relay before it says that it cannot extend,
+// the error is a cell.ExtendError and the circuit lives; so it does when the
+// call was wrong and nothing was sent. After any other error, a ctx that ended
+// included, it is destroyed, since there is no way back.
 func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 	k := o.Len() + 1
 	init, err := handshake.NewHopInitiator(handshake.HopParams{
@@ -131,8 +137,12 @@ func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 		return fmt.Errorf("circuit: hop %d: %w", k, err)
 	}
 	p := &pendingHop{reply: make(chan []byte, 1), fail: make(chan error, 1)}
-	if err := o.ask(k, spec, init.Message1(), p); err != nil {
+	if err := o.reserve(k, p); err != nil {
 		return err
+	}
+	if err := o.ask(k, spec, init.Message1()); err != nil {
+		o.destroy(cell.ReasonResource, fmt.Errorf("%w: hop %d: %w", ErrDestroyed, k, err))
+		return o.Err()
 	}
 	var reply []byte
 	select {
@@ -155,8 +165,11 @@ func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 	return o.addHop(k, spec, keys)
 }
 
-// ask sends CREATE or EXTEND.
-func (o *Origin) ask(k int, spec HopSpec, message1 []byte, p *pendingHop) error {
+// reserve makes p the one pending hop, which will be hop k.
+func (o *Origin) reserve(k int, p *pendingHop) error {
+	// Asked before mu is taken: the lock of the Mux comes first in the order.
+	mux := o.Mux()
+	busy := mux != nil && mux.Len() > 0
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
@@ -164,12 +177,22 @@ func (o *Origin) ask(k int, spec HopSpec, message1 []byte, p *pendingHop) error 
 		return o.err
 	case o.out == nil:
 		return errors.New("circuit: Extend before Attach")
-	case o.pending != nil:
+	case o.pending != nil || k != o.Len()+1:
 		return errors.New("circuit: another Extend is under way")
-	case k > cell.MaxHops:
-		return fmt.Errorf("circuit: a circuit has at most %d hops", cell.MaxHops)
+	case busy:
+		return errors.New("circuit: Extend of a circuit that carries streams")
 	}
 	o.pending = p
+	return nil
+}
+
+// ask sends CREATE or EXTEND.
+func (o *Origin) ask(k int, spec HopSpec, message1 []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return o.err
+	}
 	id := handshake.KeyID(spec.OnionKey)
 	if k == 1 {
 		c := o.cfg.Pool.Get()
@@ -210,13 +233,20 @@ func (o *Origin) addHop(k int, spec HopSpec, keys *handshake.Keys) error {
 
 // Receive implements Receiver.
 func (o *Origin) Receive(cmd cell.Command, body []byte) {
+	if o.broken {
+		return
+	}
 	var err error
-	if cmd == cell.Created {
+	switch cmd {
+	case cell.Created:
 		err = o.created(body)
-	} else {
+	case cell.Relay:
 		err = o.open(body)
+	default:
+		err = fmt.Errorf("%w: %s from the first relay", ErrProtocol, cmd)
 	}
 	if err != nil {
+		o.broken = true
 		o.destroy(cell.ReasonProtocol, err)
 	}
 }

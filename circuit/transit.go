@@ -52,9 +52,10 @@ type Transit struct {
 	mux *stream.Mux
 
 	// The reader of the previous link alone:
-	fwd  *layer.State
-	rcpt receipts
-	out  cell.List // opened, waiting for Flush
+	fwd    *layer.State
+	rcpt   receipts
+	out    cell.List // opened, waiting for Flush
+	broken bool      // a cell was refused; see Origin.broken
 
 	next atomic.Pointer[Outlet] // set once extended
 
@@ -146,7 +147,11 @@ type prevSide struct{ t *Transit }
 
 // Receive takes a cell on its way to the exit.
 func (s prevSide) Receive(cmd cell.Command, body []byte) {
+	if s.t.broken {
+		return
+	}
 	if err := s.t.forward(cmd, body); err != nil {
+		s.t.broken = true
 		s.t.destroy(cell.ReasonProtocol, cell.ReasonNone, err)
 	}
 }

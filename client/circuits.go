@@ -2,19 +2,22 @@ package client
 
 import (
 	"context"
-	"fmt"
+	"errors"
+	"slices"
 	"time"
 
 	"cepa/circuit"
-	"cepa/crypto/layer"
+	"cepa/crypto/identity"
 	"cepa/directory"
-	"cepa/path"
 )
 
-// queueCells is the bound of a circuit's queue on a link.
-const queueCells = circuit.QueueCells
+// errBusy says that maxCircuits is reached, and all are in use.
+var errBusy = errors.New("client: too many circuits are in use; use fewer isolation keys at once, or wait")
 
 // circ is one circuit of the client.
+//
+//	ready ──(first stream)──▶ assigned to a key ──(10 minutes)──▶ retired ──(no streams)──▶ closed
+//	  └─────(30 minutes)─────────────────────────────────────────────────────────────────────┘
 type circ struct {
 	id     uint64
 	origin *circuit.Origin
@@ -22,83 +25,98 @@ type circ struct {
 	born   time.Time
 
 	// Guarded by Client.mu.
-	assigned  bool // belongs to key; ready for anybody until then
-	key       string
-	firstUsed time.Time
-	retired   bool // takes no new streams
+	assigned            bool // belongs to key; ready for anybody until then
+	key                 string
+	firstUsed, lastUsed time.Time
+	retired             bool // takes no new streams
 }
 
 // exit returns the last relay.
 func (x *circ) exit() *directory.Relay { return x.path[len(x.path)-1] }
-
-// serves reports whether the exit opens streams to the port; 0: whatever.
-func (x *circ) serves(port uint16) bool {
-	p := x.exit().Exit
-	return port == 0 || p.AllowsPort(port, false) || p.AllowsPort(port, true)
-}
 
 // usable reports whether x takes new streams. Client.mu is held.
 func (x *circ) usable(now time.Time) bool {
 	if x.retired || x.origin.Err() != nil || x.origin.Mux().Exhausted() {
 		return false
 	}
-	return !x.assigned || now.Sub(x.firstUsed) < maxDirty
+	if x.assigned {
+		return now.Sub(x.firstUsed) < maxDirty
+	}
+	return now.Sub(x.born) < maxUnused
 }
 
-// buildKey says whom a circuit under construction is for.
+// want says what a stream needs of a circuit.
+type want struct {
+	key  string // isolation
+	port uint16 // 0: any exit will do
+	ipv6 bool   // the destination is an IPv6 address
+}
+
+// servedBy reports whether an exit opens such streams, as far as its policy tells.
+func (w want) servedBy(r *directory.Relay) bool {
+	return w.port == 0 || r.Exit.AllowsPort(w.port, w.ipv6)
+}
+
+// trail is what one Dial has tried so far.
+type trail struct {
+	circuits map[uint64]bool
+	exits    []identity.ID // that refused: another circuit to them is no use
+}
+
+func (t *trail) tried(x *circ) bool {
+	return t.circuits[x.id] || slices.Contains(t.exits, x.exit().Identity)
+}
+
+// buildKey says whom a circuit under construction is for. Those who have tried
+// something already do not join those who have not: they need other exits.
 type buildKey struct {
-	key  string
-	port uint16
+	want
+	attempt int
 }
 
 // build is one circuit under construction that somebody waits for.
 type build struct {
-	done chan struct{}
+	done chan struct{} // closed when circ or err is set
 	circ *circ
 	err  error
 }
 
-// circuitFor returns a circuit that belongs to key and whose exit serves port:
-// one that it has, a ready one, or a new one. skip leaves out those that were
-// tried.
-func (c *Client) circuitFor(ctx context.Context, key string, port uint16, skip map[uint64]bool) (*circ, error) {
+// circuitFor returns a circuit that belongs to w.key and whose exit serves w: one
+// that it has, a ready one, or a new one, which all wait for who want the same.
+// t leaves out what was tried.
+func (c *Client) circuitFor(ctx context.Context, w want, t *trail) (*circ, error) {
 	c.mu.Lock()
 	if c.closed {
 		c.mu.Unlock()
 		return nil, ErrClosed
 	}
-	now := time.Now()
-	var ready *circ
-	for _, x := range c.circuits {
-		if skip[x.id] || !x.usable(now) || !x.serves(port) {
-			continue
-		}
-		if x.assigned && x.key == key {
-			c.mu.Unlock()
-			return x, nil
-		}
-		if !x.assigned && (ready == nil || x.id < ready.id) {
-			ready = x
-		}
-	}
-	k := buildKey{key, port}
-	b := c.builds[k]
-	if ready != nil && b == nil {
-		c.assign(ready, key, now)
+	if x := c.takeLocked(w, t, time.Now()); x != nil {
 		c.mu.Unlock()
-		c.wantMore()
-		return ready, nil
+		return x, nil
 	}
+	k := buildKey{w, len(t.circuits)}
+	b := c.builds[k]
+	var evicted *circ
 	if b == nil {
+		if len(c.circuits)+len(c.builds) >= maxCircuits {
+			if evicted = c.evictLocked(); evicted == nil {
+				c.mu.Unlock()
+				return nil, errBusy
+			}
+		}
 		b = &build{done: make(chan struct{})}
 		c.builds[k] = b
+		avoid := slices.Clone(t.exits)
 		c.wg.Add(1)
 		go func() {
 			defer c.wg.Done()
-			c.buildFor(k, b, skip)
+			c.buildFor(k, b, avoid)
 		}()
 	}
 	c.mu.Unlock()
+	if evicted != nil {
+		evicted.origin.Close()
+	}
 	select {
 	case <-b.done:
 		return b.circ, b.err
@@ -107,26 +125,57 @@ func (c *Client) circuitFor(ctx context.Context, key string, port uint16, skip m
 	}
 }
 
-// assign makes x belong to key. Client.mu is held.
-func (c *Client) assign(x *circ, key string, now time.Time) {
-	x.assigned, x.key, x.firstUsed = true, key, now
-}
-
-func (c *Client) buildFor(k buildKey, b *build, skip map[uint64]bool) {
-	var avoid []*directory.Relay
-	c.mu.Lock()
-	for id := range skip {
-		if x := c.circuits[id]; x != nil {
-			avoid = append(avoid, x.exit())
+// takeLocked returns the newest circuit that belongs to w.key and serves w, or
+// makes the oldest ready one belong to it, or returns nil.
+func (c *Client) takeLocked(w want, t *trail, now time.Time) *circ {
+	var own, ready *circ
+	for _, x := range c.circuits {
+		switch {
+		case x.assigned && x.key != w.key, !w.servedBy(x.exit()), t.tried(x), !x.usable(now):
+		case x.assigned && (own == nil || x.id > own.id):
+			own = x
+		case !x.assigned && (ready == nil || x.id < ready.id):
+			ready = x
 		}
 	}
-	c.mu.Unlock()
-	x, err := c.newCircuit(c.ctx, k.port, avoid)
+	if own != nil {
+		own.lastUsed = now
+		return own
+	}
+	if ready != nil {
+		ready.assign(w.key, now)
+		c.wantMore()
+	}
+	return ready
+}
+
+// assign makes x belong to key. Client.mu is held.
+func (x *circ) assign(key string, now time.Time) {
+	x.assigned, x.key, x.firstUsed, x.lastUsed = true, key, now, now
+}
+
+// evictLocked takes the circuit out of the table that was not used for longest,
+// of those without streams, for the caller to close; nil when there is none.
+func (c *Client) evictLocked() *circ {
+	var oldest *circ
+	for _, x := range c.circuits {
+		if x.assigned && (oldest == nil || x.lastUsed.Before(oldest.lastUsed)) && x.origin.Mux().Len() == 0 {
+			oldest = x
+		}
+	}
+	if oldest != nil {
+		oldest.retired = true
+		delete(c.circuits, oldest.id)
+	}
+	return oldest
+}
+
+// buildFor builds one circuit for all who wait for it. It goes on when they do
+// not: the next to come will have it.
+func (c *Client) buildFor(k buildKey, b *build, avoid []identity.ID) {
+	x, err := c.newCircuit(c.ctx, k.want, true, avoid)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if err == nil {
-		c.assign(x, k.key, time.Now())
-	}
 	b.circ, b.err = x, err
 	delete(c.builds, k)
 	close(b.done)
@@ -140,151 +189,109 @@ func (c *Client) wantMore() {
 	}
 }
 
-// keepReady keeps unused circuits, and retires old ones, until Close.
+// keepReady keeps unused circuits until Close.
 func (c *Client) keepReady() {
-	tick := time.NewTicker(tidyEvery)
-	defer tick.Stop()
-	var pause time.Duration
+	failures := 0
+	var warned time.Time
 	for c.ctx.Err() == nil {
-		if c.tidy() < c.cfg.Ready {
-			if _, err := c.newCircuit(c.ctx, 0, nil); err != nil {
-				pause = min(max(2*pause, 100*time.Millisecond), 30*time.Second)
-				if c.ctx.Err() == nil {
-					c.cfg.Log.Warn("could not build a circuit; trying again", "error", err, "retry_in", pause)
-				}
-				sleep(c.ctx, pause)
-				continue
+		// The wait for a consensus is the mirror's to explain.
+		if _, err := c.mirror.Wait(c.ctx); err != nil {
+			return
+		}
+		if c.readyCount() >= c.cfg.Ready {
+			select {
+			case <-c.refill:
+			case <-c.ctx.Done():
 			}
-			pause = 0
 			continue
 		}
+		_, err := c.newCircuit(c.ctx, want{}, false, nil)
+		c.mu.Lock()
+		lost := c.lostYoung
+		c.lostYoung = 0
+		c.mu.Unlock()
+		if err == nil && lost == 0 {
+			failures = 0
+			continue
+		}
+		pause := min(retryMin<<min(failures, 10), retryMax)
+		failures++
+		if err != nil && c.ctx.Err() == nil {
+			c.cfg.Log.Debug("could not build a circuit, trying again", "err", err)
+			if failures >= manyFailures && time.Since(warned) >= time.Minute && !errors.Is(err, ErrNotReady) {
+				// The mirror has its own warnings about the consensus.
+				c.cfg.Log.Warn("no circuit can be built; check the connection to the internet", "count", failures, "err", err)
+				warned = time.Now()
+			}
+		}
+		sleep(c.ctx, pause)
+	}
+}
+
+// readyCount returns how many circuits wait for their first stream.
+func (c *Client) readyCount() (n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for _, x := range c.circuits {
+		if !x.assigned && x.usable(now) {
+			n++
+		}
+	}
+	return n
+}
+
+// keepTidy retires old circuits until Close.
+func (c *Client) keepTidy() {
+	tick := time.NewTicker(tidyEvery)
+	defer tick.Stop()
+	for {
 		select {
-		case <-c.refill:
 		case <-tick.C:
+			c.tidy(time.Now())
+			c.wantMore()
 		case <-c.ctx.Done():
+			return
 		}
 	}
 }
 
-// tidy retires circuits that are old, closes retired ones without streams and
-// returns how many are ready.
-func (c *Client) tidy() (ready int) {
-	now := time.Now()
+// tidy retires circuits that take no new streams, and closes those that have
+// none left.
+func (c *Client) tidy(now time.Time) {
 	var idle []*circ
 	c.mu.Lock()
-	for _, x := range c.circuits {
-		switch {
-		case x.assigned && !x.usable(now), !x.assigned && now.Sub(x.born) > maxUnused:
-			x.retired = true
-			if x.origin.Mux().Len() == 0 {
-				idle = append(idle, x)
-			}
-		case !x.assigned && x.usable(now):
-			ready++
+	for id, x := range c.circuits {
+		if x.usable(now) {
+			continue
+		}
+		x.retired = true
+		if x.origin.Mux().Len() == 0 {
+			delete(c.circuits, id)
+			idle = append(idle, x)
 		}
 	}
 	c.mu.Unlock()
 	for _, x := range idle {
 		x.origin.Close()
 	}
-	return ready
 }
 
-// newCircuit builds one circuit whose exit serves port (0: the web) and
-// returns it unassigned.
-func (c *Client) newCircuit(ctx context.Context, port uint16, avoid []*directory.Relay) (*circ, error) {
-	select {
-	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-	x, err := c.buildCircuit(ctx, port, avoid)
+// retire keeps new streams from x.
+func (c *Client) retire(x *circ) {
 	c.mu.Lock()
-	c.problem = err
+	x.retired = true
 	c.mu.Unlock()
-	return x, err
-}
-
-func (c *Client) buildCircuit(ctx context.Context, port uint16, avoid []*directory.Relay) (*circ, error) {
-	chooser, cons, err := c.paths(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c.reached(PhaseGuard)
-	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
-	defer cancel()
-	guard, l, err := c.guardLink(ctx, chooser, cons)
-	if err != nil {
-		return nil, err
-	}
-	c.reached(PhaseCircuits)
-	if port == 0 {
-		port = 443
-	}
-	relays, err := chooser.Pick(c.cfg.Rand, path.Request{
-		Port: port, Exit: true, Length: hops, Guard: guard,
-		Exclude: func(r *directory.Relay) bool {
-			for _, a := range avoid {
-				if a.Identity == r.Identity {
-					return true
-				}
-			}
-			return false
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
-	}
-	c.mu.Lock()
-	c.nextID++
-	x := &circ{id: c.nextID, path: relays, born: time.Now()}
-	c.mu.Unlock()
-	x.origin = circuit.NewOrigin(circuit.OriginConfig{
-		Pool: c.cfg.Pool, Rand: c.cfg.Rand, OnClose: func(error) { c.forget(x) },
-	})
-	out, err := l.Open(x.origin)
-	if err != nil {
-		return nil, fmt.Errorf("client: guard %s: %w", guard.Nickname, err)
-	}
-	x.origin.Attach(out)
-	for i, r := range relays {
-		if err := x.origin.Extend(ctx, specOf(r)); err != nil {
-			x.origin.Close()
-			return nil, fmt.Errorf("client: hop %d (%s): %w", i+1, r.Nickname, err)
-		}
-	}
-	return x, c.enter(x)
-}
-
-func specOf(r *directory.Relay) circuit.HopSpec {
-	return circuit.HopSpec{Identity: r.Identity, OnionKey: r.OnionKey, Suite: layer.Suite(r.Suite)}
-}
-
-// enter adds a finished circuit to the table.
-func (c *Client) enter(x *circ) error {
-	c.mu.Lock()
-	closed := c.closed
-	if !closed && x.origin.Err() == nil {
-		c.circuits[x.id] = x
-	}
-	c.mu.Unlock()
-	if closed {
-		x.origin.Close()
-		return ErrClosed
-	}
-	if err := x.origin.Err(); err != nil {
-		c.forget(x)
-		return err
-	}
-	c.reached(PhaseReady)
-	return nil
 }
 
 // forget takes a circuit that ended out of the table.
 func (c *Client) forget(x *circ) {
 	c.mu.Lock()
+	_, there := c.circuits[x.id]
 	delete(c.circuits, x.id)
+	if there && !x.assigned && time.Since(x.born) < youngAge {
+		c.lostYoung++
+	}
 	c.mu.Unlock()
 	c.wantMore()
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"cepa/cell"
+	"cepa/circuit"
 	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/link"
@@ -27,23 +28,39 @@ const (
 	// defaultReady is how many unused circuits are kept: one for the next
 	// request and one for an isolated one beside it.
 	defaultReady = 2
+	// maxReady bounds Config.Ready: more would cost the network more than they
+	// give the user.
+	maxReady = 32
 	// maxBuilding bounds circuits under construction.
 	maxBuilding = 32
+	// maxCircuits bounds circuits in all: each isolation key has its own, and
+	// whoever invents a new one for each request must not fill the guard.
+	maxCircuits = 512
 	// maxDirty is how long after its first use a circuit takes new streams.
 	maxDirty = 10 * time.Minute
 	// maxUnused is how long an unused circuit is kept.
 	maxUnused = 30 * time.Minute
 	// buildTimeout is how long all hops of a circuit may take.
 	buildTimeout = 30 * time.Second
-	// linkTimeout is how long a link to the guard may take.
+	// linkTimeout is how long a link to one guard may take.
 	linkTimeout = 10 * time.Second
+	// consensusTimeout is how long building a circuit waits for a consensus: as
+	// long as a network takes that starts together with the client.
+	consensusTimeout = 20 * time.Second
 	// streamTimeout is how long an exit may take to answer: its own limits
-	// for a name and an address, and some way.
+	// for a name (10 s) and addresses (15 s), and some way.
 	streamTimeout = 30 * time.Second
 	// maxAttempts is how many circuits one Dial may use.
 	maxAttempts = 3
 	// tidyEvery is how often old circuits are looked for.
 	tidyEvery = 30 * time.Second
+	// retryMin and retryMax bound the pause after a circuit that was built ahead
+	// of need failed, or was lost within youngAge before it was of use.
+	retryMin = 100 * time.Millisecond
+	retryMax = 30 * time.Second
+	youngAge = 30 * time.Second
+	// manyFailures in a row are worth a warning: some seconds of them.
+	manyFailures = 6
 	// hops of a circuit to the internet.
 	hops = 3
 )
@@ -52,9 +69,9 @@ const (
 var (
 	// ErrClosed is returned by a Client that was closed.
 	ErrClosed = errors.New("client: closed")
-	// ErrNotReady is wrapped when there is no consensus yet: the network
-	// could not be reached so far.
-	ErrNotReady = errors.New("client: not connected to the network yet")
+	// ErrNotReady is wrapped when there is no valid consensus: the network
+	// could not be reached, or not for too long.
+	ErrNotReady = errors.New("client: not connected to the network")
 )
 
 // Files keeps what must survive a restart. *state.Dir is one.
@@ -71,13 +88,13 @@ type Config struct {
 	// Files keeps the guards and the consensus; nothing survives when nil.
 	Files Files
 	// Dial opens connections to the guard and, before there is a consensus,
-	// to authorities; net.Dialer's when nil.
+	// to authorities; net.Dialer's when nil. It must heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Ready is how many unused circuits are kept; 2 when 0.
+	// Ready is how many unused circuits are kept, at most 32; 2 when 0.
 	Ready   int
 	Pool    *cell.Pool
 	Buffers *link.Buffers
-	Rand    io.Reader        // crypto/rand when nil
+	Rand    io.Reader        // crypto/rand when nil; safe for concurrent use
 	Now     func() time.Time // the date, for validity; time.Now when nil
 	Log     *slog.Logger     // nothing when nil
 }
@@ -91,53 +108,38 @@ type Client struct {
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
-	wg     sync.WaitGroup
 	ready  chan struct{} // closed when the first circuit stands
 	refill chan struct{} // depth 1: fewer ready circuits than wanted
 	slots  chan struct{} // one for each circuit under construction
 
 	mu        sync.Mutex // guards what follows
-	closed    bool
+	closed    bool       // nothing may be added to wg any more
+	wg        sync.WaitGroup
 	chooser   *path.Chooser        // for consensus
 	consensus *directory.Consensus // that chooser is for
 	circuits  map[uint64]*circ
 	builds    map[buildKey]*build
 	nextID    uint64
+	lostYoung int // unused circuits that were lost soon, since keepReady looked
 	phase     Phase
-	problem   error // why the last attempt failed, nil when it did not
+	problem   error                          // why the last attempt failed, nil when it did not
+	ended     struct{ read, written uint64 } // bytes of links that have ended
 }
 
 // New starts a Client. It returns at once; Ready waits until it can be used.
+// Errors say which part of the configuration, or which file, cannot be used.
 func New(cfg Config) (*Client, error) {
 	if cfg.Network == nil {
 		return nil, errors.New("client: a network is needed")
 	}
-	if cfg.Dial == nil {
-		cfg.Dial = new(net.Dialer).DialContext
+	if cfg.Ready < 0 || cfg.Ready > maxReady {
+		return nil, fmt.Errorf("client: %d ready circuits: 1 to %d are possible", cfg.Ready, maxReady)
 	}
-	if cfg.Ready == 0 {
-		cfg.Ready = defaultReady
-	}
-	if cfg.Pool == nil {
-		cfg.Pool = new(cell.Pool)
-	}
-	if cfg.Buffers == nil {
-		cfg.Buffers = new(link.Buffers)
-	}
-	if cfg.Rand == nil {
-		cfg.Rand = rand.Reader
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
+	cfg.complete()
 	c := &Client{
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, phase: PhaseConsensus,
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	var err error
 	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {
 		return nil, err
@@ -146,20 +148,44 @@ func New(cfg Config) (*Client, error) {
 		return nil, err
 	}
 	c.links = &link.Pool{Dial: cfg.Dial, Config: c.linkConfig}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.spawn(func() { c.mirror.Run(c.ctx) })
 	c.spawn(c.keepReady)
+	c.spawn(c.keepTidy)
 	return c, nil
+}
+
+// complete fills in the defaults.
+func (c *Config) complete() {
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	if c.Ready == 0 {
+		c.Ready = defaultReady
+	}
+	if c.Pool == nil {
+		c.Pool = new(cell.Pool)
+	}
+	if c.Buffers == nil {
+		c.Buffers = new(link.Buffers)
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
 }
 
 // spawn runs f in a goroutine that Close waits for. After Close it does
 // nothing and returns false.
 func (c *Client) spawn(f func()) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
+	if !c.begin() {
 		return false
 	}
-	c.wg.Add(1)
 	go func() {
 		defer c.wg.Done()
 		f()
@@ -167,7 +193,19 @@ func (c *Client) spawn(f func()) bool {
 	return true
 }
 
-// Close ends all streams and circuits and returns when nothing is left.
+// begin makes Close wait for the caller's wg.Done, unless it was called.
+func (c *Client) begin() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.wg.Add(1)
+	return true
+}
+
+// Close ends all streams and circuits and returns when nothing is left. Every
+// call waits for that; those after the first return ErrClosed.
 func (c *Client) Close() error {
 	c.mu.Lock()
 	already := c.closed
@@ -189,8 +227,8 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// Ready waits until the first circuit stands. It returns ctx's error joined
-// with what the last attempt met.
+// Ready waits until the first circuit stands. When ctx ends first, the error
+// wraps ErrNotReady, ctx's error and what the last attempt met.
 func (c *Client) Ready(ctx context.Context) error {
 	select {
 	case <-c.ready:
@@ -198,35 +236,104 @@ func (c *Client) Ready(ctx context.Context) error {
 	case <-c.ctx.Done():
 		return ErrClosed
 	case <-ctx.Done():
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return errors.Join(fmt.Errorf("%w: %s", ErrNotReady, c.phase), c.problem, ctx.Err())
 	}
+	c.mu.Lock()
+	phase := c.phase
+	problem := c.problemLocked()
+	c.mu.Unlock()
+	if problem == nil {
+		return fmt.Errorf("%w (%s): %w", ErrNotReady, phase, ctx.Err())
+	}
+	return fmt.Errorf("%w (%s): %w; the last problem: %w", ErrNotReady, phase, ctx.Err(), problem)
+}
+
+// problemLocked returns what stands in the way, nil when nothing is known. c.mu is
+// held.
+func (c *Client) problemLocked() error {
+	switch {
+	case c.mirror.Current() == nil:
+		return c.mirror.Problem()
+	case c.expired():
+		return c.noConsensus()
+	}
+	return c.problem
 }
 
 // linkConfig returns the configuration of a link: a client's, without
 // identity.
 func (c *Client) linkConfig() *link.Config {
 	return &link.Config{
-		Pool: c.cfg.Pool, Buffers: c.cfg.Buffers, QueueCells: queueCells,
+		Pool: c.cfg.Pool, Buffers: c.cfg.Buffers, QueueCells: circuit.QueueCells,
 		Rand: c.cfg.Rand, Now: c.cfg.Now, Log: c.cfg.Log,
+		OnClose: func(l *link.Link, _ error) {
+			st := l.Stats()
+			c.mu.Lock()
+			c.ended.read += st.BytesRead
+			c.ended.written += st.BytesWritten
+			c.mu.Unlock()
+		},
 	}
 }
 
-// paths returns the chooser for the present consensus.
+// paths returns the chooser for the present consensus. It waits for one that is
+// valid, but not when what there is has expired and no newer one can be had: no
+// path is chosen from that.
 func (c *Client) paths(ctx context.Context) (*path.Chooser, *directory.Consensus, error) {
-	cons, err := c.mirror.Wait(ctx)
+	cons, err := c.validConsensus(ctx)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrNotReady, err)
+		return nil, nil, err
+	}
+	c.mu.Lock()
+	ch, same := c.chooser, c.consensus == cons
+	c.mu.Unlock()
+	if same {
+		return ch, cons, nil
+	}
+	if ch, err = path.New(cons); err != nil {
+		return nil, nil, fmt.Errorf("client: %w", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.consensus != cons {
-		ch, err := path.New(cons)
-		if err != nil {
-			return nil, nil, fmt.Errorf("client: %w", err)
+	c.chooser, c.consensus = ch, cons
+	return ch, cons, nil
+}
+
+// expired reports whether there is a consensus, and it is not valid.
+func (c *Client) expired() bool {
+	cons := c.mirror.Current()
+	return cons != nil && cons.CheckTime(c.cfg.Now()) != nil
+}
+
+// validConsensus returns a consensus to choose from.
+func (c *Client) validConsensus(ctx context.Context) (*directory.Consensus, error) {
+	waitCtx, cancel := context.WithTimeout(ctx, consensusTimeout)
+	defer cancel()
+	// With an old one and a reason why there is no newer one, there is nothing to
+	// wait for.
+	if c.mirror.Current() == nil || c.mirror.Problem() == nil {
+		if cons, err := c.mirror.Wait(waitCtx); err == nil {
+			return cons, nil
 		}
-		c.chooser, c.consensus = ch, cons
 	}
-	return c.chooser, cons, nil
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if cons := c.mirror.Current(); cons != nil && cons.CheckTime(c.cfg.Now()) == nil {
+		return cons, nil
+	}
+	return nil, c.noConsensus()
+}
+
+// noConsensus says why there is no valid consensus.
+func (c *Client) noConsensus() error {
+	err := fmt.Errorf("%w: no consensus could be fetched yet", ErrNotReady)
+	if cons := c.mirror.Current(); cons != nil {
+		if stale := cons.CheckTime(c.cfg.Now()); stale != nil {
+			err = fmt.Errorf("%w: %w", ErrNotReady, stale)
+		}
+	}
+	if problem := c.mirror.Problem(); problem != nil {
+		err = fmt.Errorf("%w; the last attempt to fetch one: %w", err, problem)
+	}
+	return err
 }

@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
+	"strings"
 
 	"cepa/cell"
+	"cepa/path"
 )
 
 // Target is where a stream goes, and with whom it may share a circuit.
@@ -24,16 +27,17 @@ type Party string
 
 // The parties of a stream.
 const (
-	PartyNetwork     Party = "network"     // no consensus, no guard
+	PartyNetwork     Party = "network"     // no consensus, no guard, no exit for the port
 	PartyCircuit     Party = "circuit"     // a relay on the way
 	PartyExit        Party = "exit"        // the last relay, or its policy
 	PartyDestination Party = "destination" // what the user asked for
 )
 
-// Error is why a Dial failed. It names the party and never the destination.
+// Error is why a Dial or Resolve failed. It names the party and never the
+// destination.
 type Error struct {
 	Party Party
-	Err   error // a cell.EndReason for exits and destinations
+	Err   error // wraps a cell.EndReason for exits and destinations
 }
 
 // Error implements error.
@@ -42,83 +46,182 @@ func (e *Error) Error() string { return string(e.Party) + ": " + e.Err.Error() }
 // Unwrap returns the reason.
 func (e *Error) Unwrap() error { return e.Err }
 
+// Errors of requests that no circuit is used for.
+var (
+	errHost    = errors.New("client: the host name or port is not valid")
+	errForeign = fmt.Errorf("names of other networks (.onion, .alt) lead nowhere here: %w", cell.EndNotFound)
+)
+
 // Dial opens a stream to host:port, whose name the exit resolves. network must
-// be "tcp". The stream has CloseWrite. Errors are *Error, ctx's and ErrClosed.
+// be "tcp". The stream has CloseWrite. Errors are *Error, ctx's, ErrClosed, and
+// others when the arguments are wrong.
 func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if network != "tcp" {
 		return nil, fmt.Errorf("client: network %q is not supported, only tcp is", network)
 	}
 	host, portText, err := net.SplitHostPort(addr)
 	if err != nil {
-		return nil, fmt.Errorf("client: %w", err)
+		return nil, errHost // SplitHostPort's error would name the destination
 	}
 	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil || port == 0 {
-		return nil, fmt.Errorf("client: %q is not a port number", portText)
+	if err != nil {
+		return nil, errHost
 	}
 	return c.DialTarget(ctx, Target{Host: host, Port: uint16(port)})
 }
 
 // DialTarget opens a stream. Where a circuit breaks before anything was
-// connected, or its exit's policy refuses, another one is tried.
+// connected, or its exit refuses, another one is tried; what the destination
+// says is final. Errors are as of Dial.
 func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
-	if !cell.ValidHost(t.Host) || t.Port == 0 {
-		return nil, errors.New("client: the host name or port is not valid")
+	if err := checkHost(t.Host); err != nil {
+		return nil, err
 	}
-	var last error
-	tried := map[uint64]bool{}
-	for range maxAttempts {
-		x, err := c.circuitFor(ctx, t.Isolation, t.Port, tried)
+	if t.Port == 0 {
+		return nil, errHost
+	}
+	w := want{key: t.Isolation, port: t.Port}
+	if a, err := netip.ParseAddr(t.Host); err == nil {
+		w.ipv6 = a.Unmap().Is6()
+	}
+	var conn net.Conn
+	err := c.try(ctx, w, func(ctx context.Context, x *circ) error {
+		s, err := x.origin.Mux().Open(cell.BeginBody{Flags: cell.BeginIPv6, Port: t.Port, Host: t.Host})
 		if err != nil {
-			switch {
-			case ctx.Err() != nil:
-				return nil, ctx.Err()
-			case errors.Is(err, ErrClosed):
-				return nil, ErrClosed
-			case last != nil:
-				return nil, last // no other exit: what the first one said
-			}
-			last = &Error{PartyNetwork, err}
-			continue
+			return err
 		}
-		tried[x.id] = true
-		conn, err := c.open(ctx, x, t)
-		if err == nil {
-			return conn, nil
+		if err = s.Connected(ctx); err != nil {
+			s.Close()
+			return err
 		}
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		var e *Error
-		if errors.As(err, &e) && e.Party == PartyDestination {
-			return nil, err
-		}
-		last = err
+		conn = s
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil, last
+	return conn, nil
 }
 
-// open opens one stream on one circuit.
-func (c *Client) open(ctx context.Context, x *circ, t Target) (net.Conn, error) {
-	s, err := x.origin.Mux().Open(cell.BeginBody{Flags: cell.BeginIPv6, Port: t.Port, Host: t.Host})
+// Resolve looks a name up at an exit, or the name of an address. Errors are as of
+// Dial.
+func (c *Client) Resolve(ctx context.Context, name, isolation string) (cell.ResolvedBody, error) {
+	if err := checkHost(name); err != nil {
+		return cell.ResolvedBody{}, err
+	}
+	var answer cell.ResolvedBody
+	err := c.try(ctx, want{key: isolation}, func(ctx context.Context, x *circ) (err error) {
+		answer, err = x.origin.Mux().Resolve(ctx, cell.ResolveBody{Flags: cell.BeginIPv6, Name: name})
+		return err
+	})
 	if err != nil {
-		return nil, &Error{PartyCircuit, err}
+		return cell.ResolvedBody{}, err
 	}
-	waitCtx, cancel := context.WithTimeout(ctx, streamTimeout)
+	return answer, nil
+}
+
+// checkHost refuses what no exit could do anything with, and what must not get
+// to one.
+func checkHost(host string) error {
+	if !cell.ValidHost(host) {
+		return errHost
+	}
+	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if strings.HasSuffix(name, ".onion") || strings.HasSuffix(name, ".alt") {
+		return &Error{PartyDestination, errForeign}
+	}
+	return nil
+}
+
+// try runs f on a circuit for w, and on others while that can help. f's ctx ends
+// after streamTimeout.
+func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ) error) error {
+	if c.expired() {
+		// Nor are the circuits that there are used: who may be in them was
+		// agreed for that time only.
+		if _, err := c.validConsensus(ctx); err != nil {
+			return c.unready(ctx, err)
+		}
+	}
+	var last *Error
+	t := trail{circuits: map[uint64]bool{}}
+	for range maxAttempts {
+		x, err := c.circuitFor(ctx, w, &t)
+		switch {
+		case err == nil:
+		case ctx.Err() != nil:
+			return c.late(ctx, last)
+		case errors.Is(err, ErrClosed) || c.ctx.Err() != nil:
+			return ErrClosed
+		case last != nil && last.Party == PartyExit:
+			return last // there is no other exit: what the one there was said
+		default:
+			if last = buildError(err); final(err) {
+				return last
+			}
+			continue
+		}
+		t.circuits[x.id] = true
+		if last = c.attempt(ctx, x, f); last == nil {
+			return nil
+		}
+		switch {
+		case ctx.Err() != nil:
+			return c.late(ctx, nil)
+		case last.Party == PartyDestination:
+			return last
+		case last.Party == PartyExit:
+			t.exits = append(t.exits, x.exit().Identity)
+		}
+	}
+	if c.ctx.Err() != nil {
+		return ErrClosed
+	}
+	return last
+}
+
+// unready is the error of a request that found no valid consensus.
+func (c *Client) unready(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() != nil:
+		return c.late(ctx, nil)
+	case c.ctx.Err() != nil:
+		return ErrClosed
+	}
+	return &Error{PartyNetwork, err}
+}
+
+// late is ctx's error, with what stood in the way as far as it is known.
+func (c *Client) late(ctx context.Context, last *Error) error {
+	c.mu.Lock()
+	problem := c.problemLocked()
+	c.mu.Unlock()
+	if last != nil {
+		problem = last
+	}
+	if problem == nil {
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w; the last problem: %w", ctx.Err(), problem)
+}
+
+// attempt runs f once and says whose fault it is when it fails.
+func (c *Client) attempt(ctx context.Context, x *circ, f func(context.Context, *circ) error) *Error {
+	tctx, cancel := context.WithTimeout(ctx, streamTimeout)
 	defer cancel()
-	err = s.Connected(waitCtx)
-	if err == nil {
-		return s, nil
-	}
-	s.Close()
+	err := f(tctx, x)
 	var why cell.EndReason
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &why):
-		return nil, &Error{partyOf(why), why}
+		return &Error{partyOf(why), why}
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
-		return nil, &Error{PartyExit, cell.EndTimeout}
+		// Something on the way swallows what it gets.
+		c.retire(x)
+		return &Error{PartyExit, cell.EndTimeout}
 	default:
-		return nil, &Error{PartyCircuit, err}
+		return &Error{PartyCircuit, err}
 	}
 }
 
@@ -132,16 +235,21 @@ func partyOf(why cell.EndReason) Party {
 	}
 }
 
-// Resolve looks a name up at an exit, or the name of an address.
-func (c *Client) Resolve(ctx context.Context, name, isolation string) (cell.ResolvedBody, error) {
-	x, err := c.circuitFor(ctx, isolation, 0, nil)
-	if err != nil {
-		return cell.ResolvedBody{}, &Error{PartyNetwork, err}
+// buildError says who failed when there is no circuit. That no exit opens streams
+// to a port is what their policies say.
+func buildError(err error) *Error {
+	var hop *hopError
+	var none *path.NoPathError
+	switch {
+	case errors.As(err, &hop):
+		return &Error{PartyCircuit, err}
+	case errors.As(err, &none) && none.Position == path.PositionExit && none.Refusing > 0:
+		return &Error{PartyExit, fmt.Errorf("%w: %w", cell.EndPolicy, err)}
 	}
-	r, err := x.origin.Mux().Resolve(ctx, cell.ResolveBody{Flags: cell.BeginIPv6, Name: name})
-	var why cell.EndReason
-	if errors.As(err, &why) {
-		err = &Error{partyOf(why), why}
-	}
-	return r, err
+	return &Error{PartyNetwork, err}
+}
+
+// final reports whether another attempt to build a circuit would meet the same.
+func final(err error) bool {
+	return errors.Is(err, ErrNotReady) || errors.Is(err, path.ErrNoPath) || errors.Is(err, errBusy)
 }

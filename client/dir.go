@@ -37,6 +37,14 @@ func (c *Client) newMirror() (*mirror.Mirror, error) {
 // dialDir opens a stream to the guard's directory, over a circuit of one hop
 // that ends with it.
 func (c *Client) dialDir(ctx context.Context, _, _ string) (net.Conn, error) {
+	if !c.begin() { // net/http dials apart from who asked for it
+		return nil, ErrClosed
+	}
+	defer c.wg.Done()
+	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
+	defer cancel()
+	stop := context.AfterFunc(c.ctx, cancel)
+	defer stop()
 	chooser, cons, err := c.paths(ctx)
 	if err != nil {
 		return nil, err
@@ -45,15 +53,9 @@ func (c *Client) dialDir(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := circuit.NewOrigin(circuit.OriginConfig{Pool: c.cfg.Pool, Rand: c.cfg.Rand})
-	out, err := l.Open(o)
+	o, err := c.openOrigin(ctx, l, []*directory.Relay{guard}, nil)
 	if err != nil {
-		return nil, fmt.Errorf("client: guard %s: %w", guard.Nickname, err)
-	}
-	o.Attach(out)
-	if err := o.Extend(ctx, specOf(guard)); err != nil {
-		o.Close()
-		return nil, fmt.Errorf("client: guard %s: %w", guard.Nickname, err)
+		return nil, err
 	}
 	s, err := o.Mux().OpenDir()
 	if err == nil {
@@ -61,7 +63,7 @@ func (c *Client) dialDir(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 	if err != nil {
 		o.Close()
-		return nil, fmt.Errorf("client: guard %s: %w", guard.Nickname, err)
+		return nil, fmt.Errorf("client: directory of guard %s: %w", guard.Nickname, err)
 	}
 	return &dirConn{s, o}, nil
 }

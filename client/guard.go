@@ -1,12 +1,15 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"sync"
+	"net"
+	"slices"
+	"syscall"
 	"time"
 
 	"cepa/crypto/identity"
@@ -15,13 +18,25 @@ import (
 	"cepa/path"
 )
 
-// Limits of guards; ours.
+// Limits of guards; ours but where said.
 const (
 	guardsFile    = "guards.json"
 	guardsVersion = 1
 	maxGuardsFile = 64 << 10
 	// guardRetry is how long a guard that did not answer is passed over.
 	guardRetry = time.Minute
+	// fewGuards may be tried in any network, and one after the other at once.
+	fewGuards = 3
+	// guardShare is which part of all guards may be tried, ever: one in five.
+	guardShare = 5
+	// maxSample bounds that in large networks.
+	maxSample = 20
+	// guardPause is the least time between new guards beyond the first few. When
+	// so many do not answer, the fault is more likely on the way to all of them.
+	guardPause = time.Hour
+	// maxPathless bounds how many guards are looked at that leave no path to an
+	// exit, before one is chosen.
+	maxPathless = 32
 )
 
 // guards is the ordered list of relays that this client has ever used as its
@@ -32,8 +47,11 @@ type guards struct {
 	files Files
 	rand  io.Reader
 
-	mu     sync.Mutex
+	// lock guards what follows. It is a channel, because the file is written
+	// under it, so that what is on disk is what is in use.
+	lock   chan struct{}
 	list   []identity.ID
+	added  time.Time // the last one
 	failed map[identity.ID]time.Time
 }
 
@@ -43,7 +61,7 @@ type guardsState struct {
 }
 
 func loadGuards(files Files, rand io.Reader) (*guards, error) {
-	g := &guards{files: files, rand: rand, failed: map[identity.ID]time.Time{}}
+	g := &guards{files: files, rand: rand, lock: make(chan struct{}, 1), failed: map[identity.ID]time.Time{}}
 	if files == nil {
 		return g, nil
 	}
@@ -54,6 +72,12 @@ func loadGuards(files Files, rand io.Reader) (*guards, error) {
 	}
 	if err != nil {
 		return nil, fmt.Errorf("client: guards: %w", err)
+	}
+	for i, id := range st.Guards {
+		if id.IsZero() || slices.Contains(st.Guards[:i], id) {
+			return nil, fmt.Errorf("client: guards: %s has no relay or one twice at place %d: restore it from a backup, or move it away to choose new guards",
+				guardsFile, i+1)
+		}
 	}
 	g.list = st.Guards
 	return g, nil
@@ -68,58 +92,81 @@ func maxTried(cons *directory.Consensus) int {
 			n++
 		}
 	}
-	return max(3, n/5)
+	return min(max(fewGuards, n/guardShare), maxSample)
 }
 
-// candidates returns the guards to try, in order, adding one when all of the
-// list failed lately.
-func (g *guards) candidates(ch *path.Chooser, cons *directory.Consensus) ([]*directory.Relay, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+// next returns the guard to try after those in tried: the first of the list that
+// did not fail lately; else a new one, if there may be one; else one that did
+// fail. It returns nil when all were tried.
+func (g *guards) next(ch *path.Chooser, cons *directory.Consensus, tried map[identity.ID]bool) (*directory.Relay, error) {
+	g.lock <- struct{}{}
+	defer func() { <-g.lock }()
 	now := time.Now()
-	var fresh, stale []*directory.Relay
-	known := map[identity.ID]bool{}
+	var stale *directory.Relay
+	listed := false
 	for _, id := range g.list {
-		known[id] = true
 		r, ok := cons.Lookup(id)
 		if !ok || !r.Flags.Has(directory.FlagGuard) {
 			continue
 		}
-		if t, bad := g.failed[id]; bad && now.Sub(t) < guardRetry {
-			stale = append(stale, r)
-		} else {
-			fresh = append(fresh, r)
+		listed = true
+		if tried[id] {
+			continue
+		}
+		if t, bad := g.failed[id]; !bad || now.Sub(t) >= guardRetry {
+			return r, nil
+		}
+		if stale == nil {
+			stale = r
 		}
 	}
-	if len(fresh) == 0 && len(g.list) < maxTried(cons) {
-		r, err := ch.PickGuard(g.rand, func(r *directory.Relay) bool { return known[r.Identity] })
-		if err == nil {
-			g.list = append(g.list, r.Identity)
-			if err := g.saveLocked(); err != nil {
-				return nil, err
-			}
-			fresh = append(fresh, r)
-		} else if len(stale) == 0 {
+	if len(g.list) < fewGuards || len(g.list) < maxTried(cons) && now.Sub(g.added) >= guardPause {
+		r, err := g.addLocked(ch, now)
+		if err == nil || !listed {
+			return r, err
+		}
+	}
+	if !listed {
+		return nil, fmt.Errorf("none of the %d guards that this client may use is in the consensus: wait until one is back, or move %s away to choose new ones",
+			len(g.list), guardsFile)
+	}
+	return stale, nil
+}
+
+// addLocked chooses one more guard, from which there is a path to an exit, and
+// puts it on the list, on disk first.
+func (g *guards) addLocked(ch *path.Chooser, now time.Time) (*directory.Relay, error) {
+	out := slices.Clone(g.list)
+	var pathless error
+	for range maxPathless {
+		r, err := ch.PickGuard(g.rand, func(r *directory.Relay) bool { return slices.Contains(out, r.Identity) })
+		if err != nil {
+			return nil, cmp.Or(pathless, err)
+		}
+		if _, err = ch.Pick(g.rand, path.Request{Guard: r, Exit: true, Length: hops}); errors.Is(err, path.ErrNoPath) {
+			pathless = err
+			out = append(out, r.Identity)
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
+		list := append(slices.Clone(g.list), r.Identity)
+		if g.files != nil {
+			if err := g.files.WriteJSON(guardsFile, guardsVersion, guardsState{list}); err != nil {
+				return nil, fmt.Errorf("a new guard could not be stored: %w", err)
+			}
+		}
+		g.list, g.added = list, now
+		return r, nil
 	}
-	all := append(fresh, stale...)
-	if len(all) == 0 {
-		return nil, errors.New("none of the guards that may be tried is in the consensus")
-	}
-	return all, nil
+	return nil, pathless
 }
 
-func (g *guards) saveLocked() error {
-	if g.files == nil {
-		return nil
-	}
-	return g.files.WriteJSON(guardsFile, guardsVersion, guardsState{g.list})
-}
-
+// note remembers whether a guard does its work: it answers and takes circuits.
 func (g *guards) note(id identity.ID, worked bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
+	g.lock <- struct{}{}
+	defer func() { <-g.lock }()
 	if worked {
 		delete(g.failed, id)
 	} else {
@@ -129,24 +176,72 @@ func (g *guards) note(id identity.ID, worked bool) {
 
 // guardLink returns a link to the first guard that answers.
 func (c *Client) guardLink(ctx context.Context, ch *path.Chooser, cons *directory.Consensus) (*directory.Relay, *link.Link, error) {
-	all, err := c.guards.candidates(ch, cons)
-	if err != nil {
-		return nil, nil, fmt.Errorf("client: guard: %w", err)
-	}
+	tried := map[identity.ID]bool{}
 	var last error
-	for _, r := range all {
+	for {
+		r, err := c.guards.next(ch, cons, tried)
+		if err != nil {
+			return nil, nil, fmt.Errorf("client: guard: %w", cmp.Or(last, err))
+		}
+		if r == nil {
+			return nil, nil, last
+		}
+		tried[r.Identity] = true
 		linkCtx, cancel := context.WithTimeout(ctx, linkTimeout)
 		l, err := c.links.Get(linkCtx, r.Identity, r.Addresses)
 		cancel()
-		if err == nil {
-			c.guards.note(r.Identity, true)
+		switch {
+		case err == nil:
 			return r, l, nil
+		case errors.Is(err, link.ErrPoolClosed):
+			return nil, nil, ErrClosed
+		case c.ctx.Err() != nil:
+			return nil, nil, c.ctx.Err()
 		}
-		if ctx.Err() != nil {
-			return nil, nil, ctx.Err()
+		last = &guardError{r, err}
+		if offline(err) {
+			return nil, nil, last // no guard is to blame, and none would do better
 		}
 		c.guards.note(r.Identity, false)
-		last = fmt.Errorf("client: guard %s does not answer: %w", r.Nickname, err)
+		if ctx.Err() != nil {
+			return nil, nil, last
+		}
 	}
-	return nil, nil, last
+}
+
+// guardError says which guard could not be connected to, and why.
+type guardError struct {
+	relay *directory.Relay
+	err   error
+}
+
+// Error implements error. It names the relay, and no address.
+func (e *guardError) Error() string {
+	why := e.err
+	var op *net.OpError
+	if errors.As(why, &op) {
+		why = op.Err
+	}
+	if offline(e.err) {
+		return fmt.Sprintf("client: this machine is not connected to the internet: %v", why)
+	}
+	return fmt.Sprintf("client: guard %s (%s) does not answer: %v", e.relay.Nickname, e.relay.Identity.Short(), why)
+}
+
+// Unwrap returns the cause.
+func (e *guardError) Unwrap() error { return e.err }
+
+// offline reports whether a connection failed because this machine has no
+// network, at all addresses that were tried.
+func offline(err error) bool {
+	for _, remote := range []error{
+		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EHOSTUNREACH, syscall.ETIMEDOUT,
+		context.DeadlineExceeded, io.EOF, io.ErrUnexpectedEOF,
+	} {
+		if errors.Is(err, remote) {
+			return false
+		}
+	}
+	var hs *link.HandshakeError
+	return !errors.As(err, &hs) && (errors.Is(err, syscall.ENETUNREACH) || errors.Is(err, syscall.ENETDOWN))
 }

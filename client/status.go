@@ -82,9 +82,10 @@ func (c *Client) Status() Status {
 	var s Status
 	c.mu.Lock()
 	s.Bootstrap.Percent, s.Bootstrap.Summary = c.phase.Percent(), c.phase.String()
-	if c.problem != nil {
-		s.Bootstrap.Problem = c.problem.Error()
+	if problem := c.problemLocked(); problem != nil {
+		s.Bootstrap.Problem = problem.Error()
 	}
+	s.BytesRead, s.BytesWritten = c.ended.read, c.ended.written
 	if c.consensus != nil {
 		s.ConsensusUntil, s.Relays = c.consensus.ValidUntil, len(c.consensus.Relays)
 	}

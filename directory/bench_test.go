@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"testing"
+	"time"
 
 	"cepa/crypto/identity"
 )
@@ -176,4 +177,80 @@ func BenchmarkLookup(b *testing.B) {
 			b.Fatal("missing")
 		}
 	}
+}
+
+// realVotes returns the votes of n authorities that agree on the real relays but for small differences in weight.
+func realVotes(t testing.TB, network *Network, parties []party) []*Vote {
+	t.Helper()
+	var list []*Descriptor
+	for i, r := range realRelays(t) {
+		id, key := testKey(t, fmt.Sprint("real relay ", i)), testKey(t, fmt.Sprint("real relay key ", i))
+		c, err := id.Certify(identity.PurposeDescriptor, key.ID(), epoch.Add(-24*time.Hour), epoch.Add(48*time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &Descriptor{
+			Network: network.Name, Identity: id.ID(), Sequence: 1, Published: epoch.Add(-time.Hour), OnionKey: r.OnionKey, Suite: r.Suite, Nickname: r.Nickname,
+			Addresses: r.Addresses, Family: r.Family, Version: r.Version, BandwidthRate: max(r.Weight, 1), ExitPolicy: r.Exit,
+		}
+		b, err := SignDescriptor(d, key, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d, err = VerifyDescriptor(b); err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, d)
+	}
+	var votes []*Vote
+	for i, p := range parties {
+		v := testVote(network, p, list)
+		for j := range v.Entries {
+			v.Entries[j].Weight += uint64(i * j % 7)
+		}
+		votes = append(votes, v)
+	}
+	return votes
+}
+
+// BenchmarkComputeConsensus is the consensus of 7,195 relays from 9 votes.
+func BenchmarkComputeConsensus(b *testing.B) {
+	network, parties := testNetwork(b, 9)
+	votes := realVotes(b, network, parties)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Compute(votes, network); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkParseVote is a vote of 7,195 relays whose descriptors are known, and one whose descriptors are all new.
+func BenchmarkParseVote(b *testing.B) {
+	network, parties := testNetwork(b, 4)
+	v := realVotes(b, network, parties[:1])[0]
+	doc, err := SignVote(v, parties[0].key, parties[0].cert)
+	if err != nil {
+		b.Fatal(err)
+	}
+	known := map[[32]byte]*Descriptor{}
+	for _, e := range v.Entries {
+		known[e.Descriptor.Digest()] = e.Descriptor
+	}
+	b.Run("known", func(b *testing.B) {
+		b.SetBytes(int64(len(doc)))
+		for b.Loop() {
+			if _, err := ParseVote(doc, network, func(digest [32]byte) *Descriptor { return known[digest] }); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("new", func(b *testing.B) {
+		b.SetBytes(int64(len(doc)))
+		for b.Loop() {
+			if _, err := ParseVote(doc, network, nil); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 }

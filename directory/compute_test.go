@@ -95,21 +95,24 @@ func TestComputeMembership(t *testing.T) {
 // the others say (an honest authority that does not list it says 0).
 func TestComputeWeightRange(t *testing.T) {
 	random := &testRand{}
-	for _, n := range []int{4, 7, 9, 10} {
+	for _, n := range []int{4, 7, 10, 13, 31} {
 		network, parties := testNetwork(t, n)
 		d := testDescriptors(t, 1)[0]
 		faults := (n - 1) / 3
 		for range 300 {
 			var votes []*Vote
 			lo, hi, lists := uint64(MaxWeight), uint64(0), 0
+			likely := random.intn(9) // of 8: how likely an honest authority lists it
+			lie := []uint64{0, 1, 1_000_000, MaxWeight}[random.intn(4)]
+			absent := random.intn(faults + 1) // of the malicious
 			for i, p := range parties {
 				v := testVote(network, p, nil)
 				weight := uint64(100 + random.intn(100))
-				listed := random.intn(8) > 0
+				listed := random.intn(8) < likely
 				if i < faults {
-					weight = []uint64{0, 1, 1_000_000, MaxWeight}[random.intn(4)]
-					if random.intn(4) == 0 {
-						continue // absent
+					listed, weight = true, lie
+					if i < absent {
+						continue
 					}
 				} else {
 					if !listed {

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"bytes"
+	"errors"
 	"math"
 	"net/netip"
 	"reflect"
@@ -253,6 +254,42 @@ func TestStrictCBOR(t *testing.T) {
 		_, err := ParseDescriptor(seal(kindDescriptor, b, signer{p.key, p.cert}), epoch)
 		if wantReason(t, err, ErrMalformed); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// TestStrictEnvelope: the outer form has one encoding too, although no signature covers it.
+func TestStrictEnvelope(t *testing.T) {
+	network, parties := testNetwork(t, 4)
+	c := testConsensus(t, network, parties, 2)
+	vote, err := SignVote(testVote(network, parties[0], nil), parties[0].key, parties[0].cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature, err := SignConsensus(c, parties[0].key, parties[0].cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, kind := range map[string]struct {
+		doc   []byte
+		parse func([]byte) error
+	}{
+		"descriptor": {testDescriptors(t, 1)[0].Raw(), func(b []byte) error { _, err := VerifyDescriptor(b); return err }},
+		"vote":       {vote, func(b []byte) error { _, err := ParseVote(b, network, nil); return err }},
+		"consensus":  {sealConsensus(c.body, parties), func(b []byte) error { _, err := VerifyConsensus(b, network); return err }},
+		"signature":  {signature.Raw(), func(b []byte) error { _, err := ParseSignature(b, network); return err }},
+	} {
+		if err := kind.parse(kind.doc); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		// The outer array begins with its length in the initial byte; here it takes one more byte, or is left open.
+		long := append([]byte{0x98, kind.doc[0] & 0x1f}, kind.doc[1:]...)
+		open := append(append([]byte{0x9f}, kind.doc[1:]...), 0xff)
+		tagged := append([]byte{0xd9, 0xd9, 0xf7}, kind.doc...)
+		for _, b := range [][]byte{long, open, tagged} {
+			if err := kind.parse(b); !errors.Is(err, ErrMalformed) {
+				t.Errorf("%s in another encoding: %v", name, err)
+			}
 		}
 	}
 }

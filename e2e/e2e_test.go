@@ -1,8 +1,9 @@
 //go:build e2e
 
-// Package e2e runs the built program and drives it from outside, with curl and
-// with plain sockets: what only the binary shows. It is behind the build tag e2e
-// because it needs bin/cepa and curl; make e2e provides both.
+// Package e2e runs the built program and drives it from outside, with the
+// programs that people use and with plain sockets: what only the binary shows. It
+// is behind the build tag e2e because it needs bin/cepa, curl and more; make e2e
+// provides all.
 package e2e
 
 import (
@@ -10,6 +11,7 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -22,8 +24,11 @@ import (
 	"time"
 )
 
-// program is what make build makes, seen from this folder.
-const program = "../bin/cepa"
+var (
+	// The default is what make build makes, seen from this folder.
+	program = flag.String("cepa", "../bin/cepa", "the program to test")
+	soak    = flag.Bool("soak", false, "kill each role 50 times instead of 4")
+)
 
 // Waits. They are limits for a busy machine, not targets.
 const (
@@ -70,31 +75,51 @@ func (o *output) String() string {
 // start runs bin/cepa with args until it ends or the test does.
 func start(t *testing.T, args ...string) *process {
 	t.Helper()
-	p := &process{cmd: exec.Command(program, args...), done: make(chan struct{})}
-	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	if err := p.cmd.Start(); err != nil {
-		t.Fatalf("start %s: %v (run make e2e, which builds it)", program, err)
-	}
-	go func() {
-		_ = p.cmd.Wait() // the state is read from ProcessState
-		close(p.done)
-	}()
+	p := launch(t, exec.Command(*program, args...))
 	t.Cleanup(func() {
-		if p.running() {
-			_ = p.cmd.Process.Signal(os.Interrupt) // fails only when it has just ended
-			select {
-			case <-p.done:
-			case <-time.After(exitTimeout):
-				t.Errorf("cepa %s did not end %v after an interrupt; killed", args[0], exitTimeout)
-				_ = p.cmd.Process.Kill()
-				<-p.done
-			}
-		}
-		if t.Failed() {
-			t.Logf("cepa %s\nstdout:\n%s\nstderr:\n%s", strings.Join(args, " "), tail(p.stdout.String()), tail(p.stderr.String()))
-		}
+		p.end(t)
+		p.show(t)
 	})
 	return p
+}
+
+// launch runs a command. Whoever calls it ends it.
+func launch(t *testing.T, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	cmd.Stdout, cmd.Stderr = &p.stdout, &p.stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v (run make e2e, which provides what the tests need)", cmd.Path, err)
+	}
+	go func() {
+		_ = cmd.Wait() // the state is read from ProcessState
+		close(p.done)
+	}()
+	return p
+}
+
+// end interrupts the process, unless it has ended, and waits.
+func (p *process) end(t *testing.T) {
+	t.Helper()
+	if !p.running() {
+		return
+	}
+	_ = p.cmd.Process.Signal(os.Interrupt) // fails only when it has just ended
+	select {
+	case <-p.done:
+	case <-time.After(exitTimeout):
+		t.Errorf("%v did not end %v after an interrupt; killed", p.cmd.Args, exitTimeout)
+		_ = p.cmd.Process.Kill()
+		<-p.done
+	}
+}
+
+// show logs what the process has printed, if the test failed.
+func (p *process) show(t *testing.T) {
+	t.Helper()
+	if t.Failed() {
+		t.Logf("%s\nstdout:\n%s\nstderr:\n%s", strings.Join(p.cmd.Args, " "), tail(p.stdout.String()), tail(p.stderr.String()))
+	}
 }
 
 // running tells whether the process has not ended.
@@ -210,7 +235,7 @@ func oneLine(t *testing.T, stderr string, code int, words ...string) {
 }
 
 func TestBinaryIsStatic(t *testing.T) {
-	f, err := elf.Open(program)
+	f, err := elf.Open(*program)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,12 @@ const socksTimeout = 30 * time.Second
 // socksDial asks the SOCKS port for a connection, by hand, and returns it with
 // the reply. The connection is nil unless the reply is replyOK.
 func socksDial(proxy, host string, port uint16) (*net.TCPConn, byte, error) {
-	c, err := net.DialTimeout("tcp", proxy, socksTimeout)
+	return socksDialWithin(socksTimeout, proxy, host, port)
+}
+
+// socksDialWithin is socksDial with a deadline for the whole connection.
+func socksDialWithin(timeout time.Duration, proxy, host string, port uint16) (*net.TCPConn, byte, error) {
+	c, err := net.DialTimeout("tcp", proxy, timeout)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -37,7 +42,7 @@ func socksDial(proxy, host string, port uint16) (*net.TCPConn, byte, error) {
 			c.Close()
 		}
 	}()
-	if err := c.SetDeadline(time.Now().Add(socksTimeout)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, 0, err
 	}
 	req := []byte{5, 1, 0, 5, 1, 0} // greeting without authentication, then CONNECT

@@ -21,8 +21,9 @@ const (
 	// (doc/spec.md section 3).
 	MaxRecordCells = 46
 	// DefaultMaxCircuits bounds the circuits that either side has open on a
-	// link. Ours: 16,384 circuits of queues of a few cells are 100 MB at most
-	// in use, and more than a relay of 10 Gbit/s has towards one neighbour.
+	// link. Ours: more than a relay of 10 Gbit/s has towards one neighbour. What
+	// all their queues hold together is for the relay's memory budget to bound;
+	// links of clients deserve less.
 	DefaultMaxCircuits = 16384
 	// DefaultQueueCells bounds one circuit's queue: what package circuit lets a
 	// peer leave unacknowledged (4,096), and the ACKs for it (128).

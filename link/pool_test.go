@@ -19,12 +19,14 @@ import (
 
 // world is a few relays on a network in memory, and a pool that dials them.
 type world struct {
-	t     *testing.T
-	net   *simnet.Network
-	pool  *Pool
-	dials atomic.Int32
-	delay time.Duration // before each dial
-	me    *Config
+	t       *testing.T
+	net     *simnet.Network
+	pool    *Pool
+	dials   atomic.Int32
+	delay   time.Duration // before each dial
+	linger  time.Duration // after a dial was given up
+	givenUp atomic.Int32
+	me      *Config
 
 	wg    sync.WaitGroup
 	stops []func()
@@ -48,6 +50,8 @@ func newWorld(t *testing.T) *world {
 				select {
 				case <-time.After(w.delay):
 				case <-ctx.Done():
+					<-time.After(w.linger)
+					w.givenUp.Add(1)
 					return nil, ctx.Err()
 				}
 			}
@@ -222,8 +226,8 @@ func TestPoolWaiters(t *testing.T) {
 		w.pool.mu.Lock()
 		under := len(w.pool.dials)
 		w.pool.mu.Unlock()
-		if under != 0 {
-			t.Errorf("%d attempts are under way", under)
+		if under != 0 || w.givenUp.Load() != 1 {
+			t.Errorf("%d attempts are under way, %d were given up", under, w.givenUp.Load())
 		}
 		if _, err := w.pool.Get(ctx, idOf(t, 2), nil); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("with a ctx that is over: %v", err)
@@ -329,7 +333,7 @@ func TestPoolClose(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w.delay = time.Hour
+		w.delay, w.linger = time.Hour, time.Second
 		done := make(chan error)
 		go func() {
 			_, err := w.get(3, addrOf(3))
@@ -339,10 +343,13 @@ func TestPoolClose(t *testing.T) {
 		began := time.Now()
 		go w.pool.Close()
 		w.pool.Close()
+		if w.givenUp.Load() != 1 {
+			t.Error("Close did not wait for the attempt")
+		}
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("the attempt gave %v", err)
 		}
-		if l.Err() == nil || time.Since(began) != 0 {
+		if l.Err() == nil || time.Since(began) != w.linger {
 			t.Errorf("link error %v after %v", l.Err(), time.Since(began))
 		}
 		for _, other := range w.accepted(2) {

@@ -12,8 +12,9 @@ import (
 
 // acceptLoop takes connections until ctx ends.
 func (r *Relay) acceptLoop(ctx context.Context, ln net.Listener) error {
-	slots := make(chan struct{}, maxHandshaking)
+	slots := make(chan struct{}, r.limits.handshaking)
 	var pause time.Duration
+	var failures sparse
 	for {
 		conn, err := ln.Accept()
 		switch {
@@ -22,12 +23,14 @@ func (r *Relay) acceptLoop(ctx context.Context, ln net.Listener) error {
 				conn.Close()
 			}
 			return nil
-		case err != nil && errors.Is(err, net.ErrClosed):
+		case errors.Is(err, net.ErrClosed):
 			return err
 		case err != nil:
 			// Out of file descriptors, or the like: it passes.
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-			r.cfg.Log.Warn("could not accept a link; raise the limit of open files if this goes on", "error", err, "retry_in", pause)
+			if n := failures.due(time.Now()); n > 0 {
+				r.cfg.Log.Warn("could not accept a link; raise the limit of open files if this goes on", "err", err, "count", n)
+			}
 			wait(ctx, pause)
 			continue
 		}
@@ -38,10 +41,12 @@ func (r *Relay) acceptLoop(ctx context.Context, ln net.Listener) error {
 			conn.Close()
 			continue
 		}
-		r.spawn(func() {
+		if !r.spawn(func() {
 			defer func() { <-slots }()
 			r.accept(ctx, conn)
-		})
+		}) {
+			conn.Close()
+		}
 	}
 }
 
@@ -55,36 +60,61 @@ func wait(ctx context.Context, d time.Duration) {
 	}
 }
 
+// sparse thins out a warning that repeats: one a minute, with a count.
+type sparse struct {
+	last  time.Time
+	count int
+}
+
+// due counts one more, and returns how many there were since the last warning, or
+// 0 when that is too recent.
+func (s *sparse) due(now time.Time) int {
+	s.count++
+	if !s.last.IsZero() && now.Sub(s.last) < time.Minute {
+		return 0
+	}
+	n := s.count
+	s.last, s.count = now, 0
+	return n
+}
+
 func (r *Relay) accept(ctx context.Context, conn net.Conn) {
-	r.mu.Lock()
-	full := len(r.links) >= maxLinks
-	r.mu.Unlock()
-	if full {
+	if !r.linkCount.enter(r.limits.links) {
 		conn.Close()
 		return
 	}
-	l, err := link.Server(ctx, r.limiter.conn(conn), r.linkConfig())
+	l, err := link.Server(ctx, r.limiter.conn(conn), r.linkConfig(true))
 	if err != nil {
-		r.cfg.Log.Debug("a link handshake failed", "error", err)
+		r.linkCount.leave()
+		r.cfg.Log.Debug("a link handshake failed", "err", err)
 		return
-	}
-	if _, isRelay := l.Peer(); isRelay {
-		r.pool.Add(l)
 	}
 	if !r.track(l) {
 		l.Close()
+		return
+	}
+	if _, proved := l.Peer(); proved {
+		r.pool.Add(l) // which refuses only when it is closed, and the link too then
 	}
 }
 
-// linkConfig returns the configuration of one link, incoming or outgoing.
-func (r *Relay) linkConfig() *link.Config {
+// linkConfig returns the configuration of one link. An incoming one is counted
+// until it ends.
+func (r *Relay) linkConfig(incoming bool) *link.Config {
+	near := new(neighbour)
 	return &link.Config{
 		Auth: r.auth.Load(), Pool: r.cfg.Pool, Buffers: r.cfg.Buffers,
-		OnCreate:    r.creator.onCreate,
+		OnCreate: func(c *link.Circuit, body []byte) { r.creator.onCreate(near, c, body) },
+		// A relay's rate bounds its records.
 		RecordCells: r.limiter.recordCells(), QueueCells: circuit.QueueCells,
-		Keepalive: link.Keepalive{Spend: r.limiter.allow},
+		Keepalive: link.Keepalive{Spend: r.limiter.allowPadding},
 		Rand:      r.cfg.Rand, Now: r.cfg.Now, Log: r.cfg.Log,
-		OnClose: r.untrack,
+		OnClose: func(l *link.Link, _ error) {
+			if incoming {
+				r.linkCount.leave()
+			}
+			r.untrack(l)
+		},
 	}
 }
 
@@ -92,29 +122,24 @@ func (r *Relay) linkConfig() *link.Config {
 func (r *Relay) track(l *link.Link) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.ctx.Err() != nil {
+	// A link without an Err will still call untrack, which waits for mu.
+	if r.closed || l.Err() != nil {
 		return false
-	}
-	select {
-	case <-l.Done():
-		return false
-	default:
 	}
 	r.links[l] = struct{}{}
 	return true
 }
 
-func (r *Relay) untrack(l *link.Link, _ error) {
+func (r *Relay) untrack(l *link.Link) {
 	st := l.Stats()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, tracked := r.links[l]; tracked {
-		delete(r.links, l)
-		r.ended.read += st.BytesRead
-		r.ended.written += st.BytesWritten
-	}
+	delete(r.links, l)
+	r.ended.read += st.BytesRead
+	r.ended.written += st.BytesWritten
 }
 
+// closeLinks ends all links at once and waits for them.
 func (r *Relay) closeLinks() {
 	r.mu.Lock()
 	links := make([]*link.Link, 0, len(r.links))
@@ -122,6 +147,9 @@ func (r *Relay) closeLinks() {
 		links = append(links, l)
 	}
 	r.mu.Unlock()
+	for _, l := range links {
+		l.Abort(link.ErrClosed)
+	}
 	for _, l := range links {
 		l.Close()
 	}

@@ -2,6 +2,8 @@ package relay
 
 import (
 	"context"
+	"io"
+	"log"
 	"net"
 	"net/http"
 	"sync"
@@ -11,54 +13,109 @@ import (
 	"cepa/stream"
 )
 
-// dirBacklog is how many directory streams may wait for the server.
-const dirBacklog = 64
+// Times of a directory stream; ours.
+const (
+	// dirRequest is how long a request may take: it is one packet.
+	dirRequest = 30 * time.Second
+	// dirAnswer is how long an answer may take: as long as clients wait for
+	// one, 1 MB at 20 KB/s and some.
+	dirAnswer = 2 * time.Minute
+	// dirIdle is how long a stream may stay without a request.
+	dirIdle = 30 * time.Second
+	// maxDirHeader is the longest head of a request in bytes.
+	maxDirHeader = 8 << 10
+)
 
-// dirServer serves the consensus over BEGIN_DIR streams.
+// dirServer serves the consensus over BEGIN_DIR streams. It is an http.Server
+// whose listener hands it streams.
 type dirServer struct {
-	streams chan net.Conn
+	limits  *limits
+	streams chan net.Conn // never full: it has room for all that open admits
+	open    gauge
 	once    sync.Once
 	done    chan struct{} // closed by Close
 	server  *http.Server
+	serving sync.WaitGroup // the server's goroutines, one for each stream
 }
 
-func newDirServer(h http.Handler) *dirServer {
-	return &dirServer{
-		streams: make(chan net.Conn, dirBacklog), done: make(chan struct{}),
-		server: &http.Server{
-			Handler: h, MaxHeaderBytes: 64 << 10,
-			ReadHeaderTimeout: 30 * time.Second, IdleTimeout: time.Minute,
-		},
+func newDirServer(h http.Handler, l *limits) *dirServer {
+	d := &dirServer{limits: l, streams: make(chan net.Conn, l.dirStreams), done: make(chan struct{})}
+	d.server = &http.Server{
+		Handler: h, MaxHeaderBytes: maxDirHeader,
+		ReadTimeout: dirRequest, WriteTimeout: dirAnswer, IdleTimeout: dirIdle,
+		ConnState: d.state,
+		// What strangers can cause at will is nothing for a log.
+		ErrorLog: log.New(io.Discard, "", 0),
 	}
+	return d
 }
 
-// offer hands a stream to the server, unless too many wait. CONNECTED goes out
-// first: the request may be here already, and its answer must not overtake it.
-func (d *dirServer) offer(s *stream.Stream) {
+// dirStream is a stream to the directory, which is counted from BEGIN_DIR on.
+type dirStream struct {
+	*stream.Stream
+	release func()
+}
+
+// BeginDir implements stream.Handler.
+func (h *circuitHandler) BeginDir(s *stream.Stream) {
+	d := h.relay.dir
+	if !h.dirs.enter(d.limits.circuitDirStreams) {
+		s.Abort(cell.EndResource)
+		return
+	}
+	if !d.open.enter(d.limits.dirStreams) {
+		h.dirs.leave()
+		s.Abort(cell.EndResource)
+		return
+	}
+	ds := &dirStream{s, func() {
+		h.dirs.leave()
+		d.open.leave()
+	}}
+	// CONNECTED goes out first: the request may be here already, and its
+	// answer must not overtake it.
 	if s.Accept(cell.ConnectedBody{}) != nil {
+		ds.release()
 		return
 	}
 	select {
-	case d.streams <- s:
-	default:
+	case d.streams <- ds:
+	case <-d.done:
 		s.Abort(cell.EndResource)
+		ds.release()
 	}
 }
 
-// serve runs until ctx ends.
+// state follows the server's goroutines. StateNew is told before they start.
+func (d *dirServer) state(c net.Conn, s http.ConnState) {
+	switch s {
+	case http.StateNew:
+		d.serving.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		c.(*dirStream).release()
+		d.serving.Done()
+	}
+}
+
+// serve runs until ctx ends and all that it started has ended.
 func (d *dirServer) serve(ctx context.Context) {
 	stop := context.AfterFunc(ctx, func() { d.server.Close() })
 	defer stop()
-	d.server.Serve(d)
-	// What still waits will not be served.
+	_ = d.server.Serve(d) // always ErrServerClosed
+	d.server.Close()
+	// What still waits will not be served. What comes later ends with its
+	// circuit.
 	for {
 		select {
-		case s := <-d.streams:
-			s.Close()
+		case c := <-d.streams:
+			c.Close()
+			c.(*dirStream).release()
+			continue
 		default:
-			return
 		}
+		break
 	}
+	d.serving.Wait()
 }
 
 // Accept implements net.Listener.

@@ -2,6 +2,9 @@ package relay
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
 	"time"
 
 	"cepa/crypto/identity"
@@ -9,58 +12,113 @@ import (
 	"cepa/directory/mirror"
 )
 
-// How often a descriptor goes to the authorities (they drop it after 48 h), and
-// how an attempt that failed is repeated.
+// How an attempt to publish that failed is repeated, and how long the key that
+// signs a descriptor is certified: longer than authorities keep the descriptor.
 const (
-	publishEvery    = 18 * time.Hour
 	publishRetryMin = time.Second
 	publishRetryMax = 5 * time.Minute
 	descriptorCert  = 3 * 24 * time.Hour
+	// relistPeriods is after how many periods a relay that published and is
+	// still not listed publishes again: one for the vote that was under way,
+	// one for the authorities to find that they reach it.
+	relistPeriods = 2
 )
 
 // publishLoop keeps the authorities informed until ctx ends.
 func (r *Relay) publishLoop(ctx context.Context) {
 	pause := publishRetryMin
+	var failures sparse
 	for ctx.Err() == nil {
 		err := r.publish(ctx)
-		if err == nil {
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
 			pause = publishRetryMin
-			wait(ctx, publishEvery)
+			r.awaitPublish(ctx)
 			continue
 		}
-		if ctx.Err() == nil {
-			r.cfg.Log.Warn("the descriptor did not reach enough authorities", "error", err, "retry_in", pause)
+		r.cfg.Log.Debug("a descriptor was not accepted", "err", err)
+		if n := failures.due(time.Now()); n > 0 {
+			r.cfg.Log.Warn("the descriptor did not reach enough authorities, trying again; check the network and the clock", "count", n)
 		}
-		wait(ctx, pause)
+		wait(ctx, r.spread(pause))
 		pause = min(2*pause, publishRetryMax)
 	}
 }
 
+// awaitPublish returns when the next descriptor is due: in time before the last
+// one expires, or when the authorities have lost it.
+func (r *Relay) awaitPublish(ctx context.Context) {
+	due := time.NewTimer(directory.DescriptorRefresh)
+	defer due.Stop()
+	published := r.cfg.Now()
+	for {
+		changed := r.mirror.Changed()
+		if r.unlisted(published) {
+			r.cfg.Log.Warn("the consensus does not list this relay, publishing again; check that its address is reachable from outside")
+			return
+		}
+		select {
+		case <-changed:
+		case <-due.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// unlisted reports whether the present consensus should list this relay, which
+// published at the given time, and does not.
+func (r *Relay) unlisted(published time.Time) bool {
+	c := r.mirror.Current()
+	if c == nil || c.ValidAfter.Before(published.Add(relistPeriods*c.Interval)) {
+		return false
+	}
+	_, listed := c.Lookup(r.Identity())
+	return !listed
+}
+
+// spread returns d, up to a quarter shorter, so that relays that began together
+// do not go on together.
+func (r *Relay) spread(d time.Duration) time.Duration {
+	var b [8]byte
+	if _, err := io.ReadFull(r.cfg.Rand, b[:]); err != nil {
+		return d // without randomness all goes on, only less evenly
+	}
+	return d - time.Duration(binary.BigEndian.Uint64(b[:])%uint64(d/4+1))
+}
+
 func (r *Relay) publish(ctx context.Context) error {
-	doc, err := r.descriptor()
+	seq, err := r.nextSequence()
+	if err != nil {
+		return fmt.Errorf("relay: sequence of the next descriptor: %w", err)
+	}
+	doc, err := r.descriptor(seq)
 	if err != nil {
 		return err
 	}
 	return mirror.Publish(ctx, r.cfg.Network, r.limitedDial, doc)
 }
 
-// descriptor makes and signs what this relay says about itself.
-func (r *Relay) descriptor() ([]byte, error) {
-	now := r.cfg.Now()
-	seq := uint64(now.UnixMilli())
+func (r *Relay) nextSequence() (uint64, error) {
 	if r.cfg.NextSequence != nil {
-		var err error
-		if seq, err = r.cfg.NextSequence(); err != nil {
-			return nil, err
-		}
+		return r.cfg.NextSequence()
 	}
+	return uint64(max(r.cfg.Now().UnixMilli(), 1)), nil
+}
+
+// descriptor makes and signs what this relay says about itself.
+func (r *Relay) descriptor(seq uint64) ([]byte, error) {
 	key, err := identity.Generate(r.cfg.Rand)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("relay: descriptor key: %w", err)
 	}
+	now := r.cfg.Now()
 	cert, err := r.cfg.Identity.Certify(identity.PurposeDescriptor, key.ID(), now.Add(-clockSlack), now.Add(descriptorCert))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("relay: descriptor key: %w", err)
 	}
 	d := &directory.Descriptor{
 		Network: r.cfg.Network.Name, Identity: r.Identity(), Sequence: seq, Published: now.Truncate(time.Second),
@@ -85,8 +143,12 @@ func (r *Relay) stated() uint64 {
 	return uint64(r.cfg.Rate.BytesPerSecond / 1000)
 }
 
+// uptime returns how long the relay has been serving.
 func (r *Relay) uptime() time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.started.IsZero() {
+		return 0
+	}
 	return time.Since(r.started)
 }

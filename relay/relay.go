@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,20 +27,15 @@ import (
 	"cepa/link"
 )
 
-// Limits of a relay; ours unless said.
-const (
-	// maxHandshaking bounds connections whose link handshake is under way.
-	maxHandshaking = 256
-	// maxLinks bounds links in all; each costs some 20 KB at rest.
-	maxLinks = 16384
-	// linkCertLifetime is how long a link key is certified; it is renewed
-	// at half of that.
-	linkCertLifetime = 14 * 24 * time.Hour
-	// clockSlack is how far another's clock may be behind ours.
-	clockSlack = 24 * time.Hour
-)
+// dialTimeout is how long a connection to a relay or an authority may take to
+// open. Ours: as long as a link handshake.
+const dialTimeout = 10 * time.Second
 
-// Resolver looks names up for an exit. *net.Resolver is one.
+// ErrServed is returned by a second Serve.
+var ErrServed = errors.New("relay: Serve was called before; make another Relay")
+
+// Resolver looks names up for an exit. *net.Resolver is one. Names end with a
+// dot.
 type Resolver interface {
 	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
 	LookupAddr(ctx context.Context, addr string) ([]string, error)
@@ -54,7 +50,8 @@ type Exit struct {
 	Allow []netip.Prefix
 	// Resolver looks names up; the system's when nil.
 	Resolver Resolver
-	// Dial opens connections to addresses; net.Dialer's when nil.
+	// Dial opens connections to addresses; net.Dialer's when nil. It must
+	// heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
@@ -72,7 +69,7 @@ type Config struct {
 	Rate      Rate
 	Exit      *Exit // nil: no streams to the internet
 	// Dial opens connections to other relays and authorities; net.Dialer's
-	// when nil.
+	// when nil. It must heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Store keeps the consensus across restarts; nothing when nil.
 	Store mirror.Store
@@ -84,28 +81,33 @@ type Config struct {
 	CreateWorkers int
 	Pool          *cell.Pool
 	Buffers       *link.Buffers
-	Rand          io.Reader        // crypto/rand when nil
+	Rand          io.Reader        // crypto/rand when nil; safe for concurrent use
 	Now           func() time.Time // the date, for validity; time.Now when nil
 	Log           *slog.Logger     // nothing when nil
 }
 
-// Relay is one relay. Make it with New and run it with Serve.
+// Relay is one relay. Make it with New and run it with Serve. Its other methods
+// are safe for concurrent use.
 type Relay struct {
 	cfg     Config
+	limits  limits
 	mirror  *mirror.Mirror
 	limiter *limiter
 	auth    atomic.Pointer[link.Auth]
 	pool    *link.Pool
-	exit    *exitNode
+	exit    *exitNode // nil: none
 	creator *creator
 	dir     *dirServer
 	ctx     context.Context // ends with Serve
-	wg      sync.WaitGroup  // everything that Serve waits for
 
-	circuits atomic.Int64
-	streams  atomic.Int64
+	linkCount gauge // incoming links, those that shake hands too
+	circuits  gauge
+	extending gauge
+	streams   gauge // to the internet, and look-ups
 
 	mu      sync.Mutex // guards what follows
+	wg      sync.WaitGroup
+	closed  bool // nothing may be added to wg any more
 	started time.Time
 	links   map[*link.Link]struct{}
 	ended   struct{ read, written uint64 } // bytes of links that have ended
@@ -119,34 +121,11 @@ func New(cfg Config) (*Relay, error) {
 	if err := cfg.Rate.Check(); err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
-	if cfg.Nickname == "" {
-		cfg.Nickname = "unnamed"
+	if cfg.CreateWorkers < 0 {
+		return nil, fmt.Errorf("relay: %d workers for handshakes: 1 or more are needed, or 0 for one a core", cfg.CreateWorkers)
 	}
-	if cfg.Version == "" {
-		cfg.Version = "devel"
-	}
-	if cfg.Suite == 0 {
-		cfg.Suite = layer.AES256GCM
-	}
-	if cfg.Dial == nil {
-		cfg.Dial = new(net.Dialer).DialContext
-	}
-	if cfg.Pool == nil {
-		cfg.Pool = new(cell.Pool)
-	}
-	if cfg.Buffers == nil {
-		cfg.Buffers = new(link.Buffers)
-	}
-	if cfg.Rand == nil {
-		cfg.Rand = rand.Reader
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
-	}
-	r := &Relay{cfg: cfg, limiter: newLimiter(cfg.Rate), links: map[*link.Link]struct{}{}}
+	cfg.complete()
+	r := &Relay{cfg: cfg, limits: defaultLimits(), limiter: newLimiter(cfg.Rate), links: map[*link.Link]struct{}{}}
 	if cfg.Exit != nil {
 		r.exit = newExitNode(r, cfg.Exit)
 	}
@@ -158,10 +137,46 @@ func New(cfg Config) (*Relay, error) {
 	if err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
-	r.pool = &link.Pool{Dial: r.limitedDial, Config: r.linkConfig}
+	// What cannot be published is found now, and not by the authorities.
+	if _, err := r.descriptor(1); err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	r.pool = &link.Pool{Dial: r.limitedDial, DialTimeout: dialTimeout, Config: func() *link.Config { return r.linkConfig(false) }}
 	r.creator = newCreator(r)
-	r.dir = newDirServer(r.mirror.Handler())
+	r.dir = newDirServer(r.mirror.Handler(), &r.limits)
 	return r, nil
+}
+
+// complete fills in the defaults.
+func (c *Config) complete() {
+	c.Addresses = slices.Clone(c.Addresses)
+	if c.Nickname == "" {
+		c.Nickname = "unnamed"
+	}
+	if c.Version == "" {
+		c.Version = "devel"
+	}
+	if c.Suite == 0 {
+		c.Suite = layer.AES256GCM
+	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+	if c.Pool == nil {
+		c.Pool = new(cell.Pool)
+	}
+	if c.Buffers == nil {
+		c.Buffers = new(link.Buffers)
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
 }
 
 // Identity returns the relay's identity.
@@ -170,15 +185,23 @@ func (r *Relay) Identity() identity.ID { return r.cfg.Identity.ID() }
 // Directory returns the relay's copy of the consensus.
 func (r *Relay) Directory() *mirror.Mirror { return r.mirror }
 
-// Serve runs the relay on ln until ctx ends, and returns nil when all that it
-// started has ended. It may be called once.
+// Serve runs the relay on ln, which it closes, until ctx ends, and returns nil
+// when all that it started has ended. It may be called once: then its error is
+// ErrServed. Other errors are those of the listener, and of Rand.
 func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
+	defer ln.Close()
+	r.mu.Lock()
+	again := !r.started.IsZero()
+	if !again {
+		r.started = time.Now()
+	}
+	r.mu.Unlock()
+	if again {
+		return ErrServed
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.ctx = ctx
-	r.mu.Lock()
-	r.started = time.Now()
-	r.mu.Unlock()
 	if err := r.renewAuth(); err != nil {
 		return err
 	}
@@ -193,55 +216,51 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	})
 	err := r.acceptLoop(ctx, ln)
 	cancel()
+	r.mu.Lock()
+	r.closed = true
+	r.mu.Unlock()
 	r.closeLinks()
 	r.pool.Close()
 	r.wg.Wait()
+	r.creator.drain()
 	return err
 }
 
-func (r *Relay) spawn(f func()) {
-	r.wg.Add(1)
+// spawn runs f in a goroutine that Serve waits for. When Serve is ending it does
+// not, and returns false.
+func (r *Relay) spawn(f func()) bool {
+	if !r.begin() {
+		return false
+	}
 	go func() {
 		defer r.wg.Done()
 		f()
 	}()
+	return true
+}
+
+// begin makes Serve wait for the caller's wg.Done, unless it is ending.
+func (r *Relay) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return false
+	}
+	r.wg.Add(1)
+	return true
 }
 
 // limitedDial opens a connection whose bytes are charged to the rate.
 func (r *Relay) limitedDial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if !r.begin() { // net/http dials apart from who asked for it
+		return nil, net.ErrClosed
+	}
+	defer r.wg.Done()
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	c, err := r.cfg.Dial(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}
 	return r.limiter.conn(c), nil
-}
-
-// renewAuth makes and certifies a new link key.
-func (r *Relay) renewAuth() error {
-	key, err := identity.Generate(r.cfg.Rand)
-	if err != nil {
-		return fmt.Errorf("relay: link key: %w", err)
-	}
-	now := r.cfg.Now()
-	cert, err := r.cfg.Identity.Certify(identity.PurposeLink, key.ID(), now.Add(-clockSlack), now.Add(linkCertLifetime))
-	if err != nil {
-		return fmt.Errorf("relay: link key: %w", err)
-	}
-	r.auth.Store(&link.Auth{Identity: r.Identity(), Key: key, Certificate: cert})
-	return nil
-}
-
-func (r *Relay) renewLoop(ctx context.Context) {
-	tick := time.NewTicker(linkCertLifetime / 2)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			if err := r.renewAuth(); err != nil {
-				r.cfg.Log.Error("could not renew the link key; links will fail when it expires", "error", err)
-			}
-		case <-ctx.Done():
-			return
-		}
-	}
 }

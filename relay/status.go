@@ -26,8 +26,8 @@ type Status struct {
 // Status returns a snapshot.
 func (r *Relay) Status() Status {
 	s := Status{
-		Nickname: r.cfg.Nickname, Identity: r.Identity(), Exit: r.exit != nil,
-		Circuits: r.circuits.Load(), Streams: r.streams.Load(), Rate: r.cfg.Rate.BytesPerSecond,
+		Nickname: r.cfg.Nickname, Identity: r.Identity(), Exit: r.exit != nil, Uptime: r.uptime().Round(time.Second),
+		Circuits: r.circuits.now(), Streams: r.streams.now(), Rate: r.cfg.Rate.BytesPerSecond,
 	}
 	if c := r.mirror.Current(); c != nil {
 		if me, ok := c.Lookup(r.Identity()); ok {
@@ -36,9 +36,6 @@ func (r *Relay) Status() Status {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.started.IsZero() {
-		s.Uptime = time.Since(r.started).Round(time.Second)
-	}
 	s.Links, s.Read, s.Written = len(r.links), r.ended.read, r.ended.written
 	for l := range r.links {
 		st := l.Stats()

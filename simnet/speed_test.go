@@ -60,5 +60,7 @@ func benchmark(b *testing.B, p simnet.LinkParams) {
 		}
 		from.Close()
 	}()
-	io.Copy(io.Discard, struct{ io.Reader }{to})
+	if got, err := io.Copy(io.Discard, struct{ io.Reader }{to}); err != nil || got != int64(b.N)*size {
+		b.Errorf("%d bytes of %d arrived, %v", got, int64(b.N)*size, err)
+	}
 }

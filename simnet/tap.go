@@ -46,6 +46,7 @@ type TapEvent struct {
 
 // Tap adds an observer of everything that arrives anywhere, from now on. Events come one at a time, in order for each
 // direction of a connection. f runs inside the network: it must not block or call the network or its connections.
+// What f has recorded may be read without a lock after Close, or in a bubble after synctest.Wait.
 func (n *Network) Tap(f func(TapEvent)) {
 	n.taps.mu.Lock()
 	defer n.taps.mu.Unlock()

@@ -229,6 +229,7 @@ func TestSameInstant(t *testing.T) {
 			c.Write([]byte{byte(i)})
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if len(got) != len(conns) || !slices.IsSorted(got) {
 			t.Errorf("arrived as %v", got)
 		}

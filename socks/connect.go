@@ -18,23 +18,18 @@ const longPast = 1 // second of the Unix epoch
 // errJoined stands for what ended a joined connection, which may tell of the destination.
 var errJoined = errors.New("socks: joined connection failed")
 
-// connect dials what r asks for, tells the client in the words of its protocol (answer makes them), and joins the two
-// connections. What the client sent ahead of the reply is the first that the dialled side gets.
-func (v *service) connect(ctx context.Context, c *conn, r *Request, answer func(Reply) []byte) error {
+// answerer makes a client's protocol out of how its request ended; nil is success.
+type answerer func(err error) []byte
+
+// connect dials what r asks for, tells the client, and joins the two connections. What the client sent ahead of the reply is
+// the first that the dialled side gets.
+func (v *service) connect(ctx context.Context, c *conn, r *Request, answer answerer) error {
 	target, err := v.dial(ctx, c, r)
 	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if errors.Is(err, ErrClientGone) {
-			return ErrClientGone
-		}
-		code := ReplyTo(err)
-		v.refuse(c, answer(code))
-		return &Error{Reply: code} // what Dial said is not for the log
+		return v.fail(ctx, c, err, answer)
 	}
 	c.SetWriteDeadline(time.Now().Add(v.HandshakeTimeout))
-	if _, err := c.Write(answer(ReplySucceeded)); err != nil {
+	if _, err := c.Write(answer(nil)); err != nil {
 		pipe.Reset(target)
 		return err
 	}
@@ -49,11 +44,46 @@ func (v *service) connect(ctx context.Context, c *conn, r *Request, answer func(
 	return nil
 }
 
-// dial calls Dial with a context that ends when the client leaves.
+// fail tells the client, if it is still there, why its request failed, and returns what may be logged of it.
+func (v *service) fail(ctx context.Context, c *conn, err error, answer answerer) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if errors.Is(err, ErrClientGone) {
+		return ErrClientGone
+	}
+	v.lastWord(c, answer(err))
+	return &Error{Reply: ReplyTo(err)}
+}
+
+// dial finds out where r leads, and calls Dial.
 func (v *service) dial(ctx context.Context, c *conn, r *Request) (net.Conn, error) {
+	if err := v.place(r); err != nil {
+		return nil, err
+	}
+	var target net.Conn
+	err := v.attend(ctx, c, func(ctx context.Context) (err error) {
+		target, err = v.Dial(ctx, r)
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrClientGone) && target != nil:
+		pipe.Reset(target)
+		return nil, err
+	case err != nil:
+		return nil, err
+	case target == nil:
+		return nil, errors.New("socks: Dial returned neither a connection nor an error")
+	}
+	return target, nil
+}
+
+// attend calls do with a context that ends when the client leaves, or after DialTimeout. Its error is that of do, or
+// ErrClientGone.
+func (v *service) attend(ctx context.Context, c *conn, do func(context.Context) error) error {
 	watched, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	dialCtx, stop := context.WithTimeout(watched, v.DialTimeout)
+	timed, stop := context.WithTimeout(watched, v.DialTimeout)
 	defer stop()
 	c.SetDeadline(time.Time{})
 	unwatch := c.watch(func() {
@@ -61,20 +91,11 @@ func (v *service) dial(ctx context.Context, c *conn, r *Request) (net.Conn, erro
 			cancel(ErrClientGone)
 		}
 	})
-	target, err := v.Dial(dialCtx, r)
-	gone := unwatch()
-	switch {
-	case err != nil && gone:
-		return nil, ErrClientGone
-	case err != nil:
-		return nil, err
-	case target == nil:
-		return nil, errors.New("socks: Dial returned neither a connection nor an error")
-	case gone:
-		pipe.Reset(target)
-		return nil, ErrClientGone
+	err := do(timed)
+	if unwatch() {
+		return ErrClientGone
 	}
-	return target, nil
+	return err
 }
 
 // watch reads ahead, up to the bound of the buffer, and calls gone if the client leaves. stop ends the reading and says

@@ -57,22 +57,55 @@ func TestErrorsChooseTheReply(t *testing.T) {
 		{&net.DNSError{Err: "timeout", IsTimeout: true}, ReplyTTLExpired},
 		{&Error{Reply: ReplyNotAllowed}, ReplyNotAllowed},
 		{&Error{Reply: ReplyOnionIntroductionTimeout, Err: context.DeadlineExceeded}, ReplyOnionIntroductionTimeout},
+		{&Error{Reply: 0x99}, 0x99},
 		{fmt.Errorf("wrapped: %w", &Error{Reply: ReplyHostUnreachable, Err: errors.New("x")}), ReplyHostUnreachable},
 		{&Error{Reply: ReplySucceeded, Err: errors.New("x")}, ReplyGeneralFailure},
 		{nil, ReplyGeneralFailure}, // and no connection either
 	} {
-		synctest.Test(t, func(t *testing.T) {
-			ln := serveMem(t, &Server{Dial: func(context.Context, *Request) (net.Conn, error) { return nil, c.err }})
-			client := ln.dial()
-			ask(t, client, c.want)
-			if n, err := client.Read(make([]byte, 1)); err != io.EOF {
-				t.Errorf("%v: after the refusal the client read %d, %v", c.err, n, err)
-			}
-			client.Close()
-		})
+		for _, extended := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				ln := serveMem(t, &Server{
+					Dial:           func(context.Context, *Request) (net.Conn, error) { return nil, c.err },
+					ExtendedErrors: extended,
+				})
+				client := ln.dial()
+				want := c.want
+				if !extended {
+					want = want.General()
+				}
+				ask(t, client, want)
+				if n, err := client.Read(make([]byte, 1)); err != io.EOF {
+					t.Errorf("%v: after the refusal the client read %d, %v", c.err, n, err)
+				}
+				client.Close()
+			})
+		}
 	}
 	if got := ReplyTo(nil); got != ReplySucceeded {
 		t.Errorf("ReplyTo(nil) = %v", got)
+	}
+}
+
+func TestGeneralReplies(t *testing.T) {
+	want := map[Reply]Reply{
+		ReplyOnionDescriptorNotFound: ReplyHostUnreachable, ReplyOnionDescriptorInvalid: ReplyHostUnreachable,
+		ReplyOnionIntroductionFailed: ReplyHostUnreachable, ReplyOnionRendezvousFailed: ReplyHostUnreachable,
+		ReplyOnionAuthMissing: ReplyNotAllowed, ReplyOnionAuthWrong: ReplyNotAllowed,
+		ReplyOnionAddressInvalid: ReplyHostUnreachable, ReplyOnionIntroductionTimeout: ReplyTTLExpired,
+	}
+	for i := range 256 {
+		r := Reply(i)
+		general, ok := want[r]
+		switch {
+		case ok:
+		case r <= ReplyAddressTypeNotSupported:
+			general = r
+		default:
+			general = ReplyGeneralFailure
+		}
+		if got := r.General(); got != general {
+			t.Errorf("%v is told as %v, want %v", r, got, general)
+		}
 	}
 }
 
@@ -85,7 +118,7 @@ func TestRepliesAndCommandsHaveNames(t *testing.T) {
 			t.Errorf("reply %#x is called %q", r, s)
 		}
 		seen[s] = true
-		if c := Command(r).String(); strings.HasPrefix(c, "command 0x") == (1 <= r && r <= 3) {
+		if c := Command(r).String(); strings.HasPrefix(c, "command 0x") == (1 <= r && r <= 3 || r == 0xF0 || r == 0xF1) {
 			t.Errorf("command %#x is called %q", r, c)
 		}
 	}
@@ -305,10 +338,11 @@ func TestRefusalArrivesOverTCP(t *testing.T) {
 	}})
 	more := strings.Repeat("x", 40_000)
 	for in, want := range map[string]string{
-		"GET / HTTP/1.1\r\n" + more:       httpRefusal,
+		"GET / HTTP/1.1\r\n\r\n" + more:   errorPage(400, help),
+		"POST / HTTP/1.1\r\n\r\n" + more:  errorPage(400, help),
 		greetNone + connectName + more:    choseNone + reply(ReplyNotAllowed),
 		"\x05\x01\x01" + more:             choseNothing,
-		"\x04\x01" + more:                 "\x00\x5b\x00\x00\x00\x00\x00\x00",
+		"\x04\x01" + more:                 rejected,
 		greetPassword + "\x07rest" + more: chosePassword + "\x01\x01",
 	} {
 		for range 20 {
@@ -347,6 +381,14 @@ func TestLogIsSilentAboutUsers(t *testing.T) {
 			greetPassword + "\x01\x06" + secret + "\x06" + secret + name(secret) + "\x00\x50" + secret,
 			greetPassword + "\x01\x06" + secret + "\x06" + secret + name(secret+" ") + "\x00\x50",
 			"GET /" + secret + " HTTP/1.1\r\n",
+			"GET /" + secret + " HTTP/1.1\r\n\r\n",
+			"GET http://" + secret + "/" + secret + " HTTP/1.1\r\nA: " + secret + "\r\n\r\n",
+			"GET http://" + secret + ":443/" + secret + " HTTP/1.1\r\nA: " + secret + "\r\n\r\n",
+			"GET http://" + secret + "/ HTTP/1.1\r\nA: \x00" + secret + "\r\n\r\n",
+			"CONNECT " + secret + ":80 HTTP/1.1\r\nProxy-Authorization: Basic " + secret + "\r\n\r\n",
+			"CONNECT " + secret + ":443 HTTP/1.1\r\n\r\n", "S " + secret,
+			"\x04\x01\x01\xbb\x00\x00\x00\x01" + secret + "\x00" + secret + "\x00",
+			"\x04\xf0\x01\xbb\x00\x00\x00\x01" + secret + "\x00" + secret + ".onion\x00",
 			secret, "\x04" + secret, "\x05\x06" + secret, "SOS" + secret,
 			greetPassword + "\x01\x06" + secret[:4],
 		} {

@@ -30,6 +30,10 @@ func conversations() map[string]conversation {
 	to := func(host string, isName bool, port uint16) *Request {
 		return &Request{Command: CommandConnect, Host: host, Port: port, IsName: isName}
 	}
+	by := func(user string, r *Request) *Request {
+		r.Auth, r.Username = true, user
+		return r
+	}
 	ok := reply(ReplySucceeded)
 	name := func(s string) string {
 		return greetNone + "\x05\x01\x00\x03" + string([]byte{byte(len(s))}) + s + "\x00\x50"
@@ -92,13 +96,39 @@ func conversations() map[string]conversation {
 		"space after a dot":  bad("example.org. "),
 		"IPv6 without a end": bad("2001:db8::1:"),
 
-		"SOCKS4":       {"\x04\x01\x00\x50\xc0\x00\x02\x01user\x00", "\x00\x5b\x00\x00\x00\x00\x00\x00", nil},
-		"SOCKS4a":      {"\x04\x01\x00\x50\x00\x00\x00\x01user\x00example.org\x00", "\x00\x5b\x00\x00\x00\x00\x00\x00", nil},
-		"HTTP GET":     {"GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n", httpRefusal, nil},
-		"HTTP CONNECT": {"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n", httpRefusal, nil},
-		"HTTP OPTIONS": {"OPTIONS * HTTP/1.1\r\n\r\n", httpRefusal, nil},
-		"shouting":     {"HELLO WORLD\r\n", "", nil},
-		"long word":    {"GETCONNECTPOST / HTTP/1.1\r\n", "", nil},
+		"RESOLVE without a resolver":     {greetNone + "\x05\xf0\x00\x03\x01a\x00\x00", choseNone + reply(ReplyCommandNotSupported), nil},
+		"RESOLVE_PTR without a resolver": {greetNone + "\x05\xf1\x00\x01\xc0\x00\x02\x01\x00\x00", choseNone + reply(ReplyCommandNotSupported), nil},
+		"onion":                          {name("Abc.ONION"), choseNone + reply(ReplyHostUnreachable), nil},
+		"onion with the root's dot":      {name("abc.onion."), choseNone + reply(ReplyHostUnreachable), nil},
+		"almost onion":                   {name("onion.example"), choseNone + ok, to("onion.example", true, 80)},
+
+		"SOCKS4":              {connect4 + "\xc0\x00\x02\x01\x00", granted, to("192.0.2.1", false, 80)},
+		"SOCKS4, data ahead":  {connect4 + "\xc0\x00\x02\x01\x00hello", granted + "hello", to("192.0.2.1", false, 80)},
+		"SOCKS4, user":        {connect4 + "\xc0\x00\x02\x01us\xffer\x00", granted, by("us\xffer", to("192.0.2.1", false, 80))},
+		"SOCKS4, longest":     {connect4 + "\xc0\x00\x02\x01" + long + "\x00", granted, by(long, to("192.0.2.1", false, 80))},
+		"SOCKS4, too long":    {connect4 + "\xc0\x00\x02\x01" + long + "a", rejected, nil},
+		"SOCKS4, no address":  {connect4 + "\x00\x00\x00\x00\x00", granted, to("0.0.0.0", false, 80)},
+		"SOCKS4a":             {mark4 + "\x00example.org\x00", granted, to("example.org", true, 80)},
+		"SOCKS4a, data ahead": {mark4 + "\x00example.org\x00hello", granted + "hello", to("example.org", true, 80)},
+		"SOCKS4a, user":       {mark4 + "user\x00example.org\x00", granted, by("user", to("example.org", true, 80))},
+		"SOCKS4a, any mark":   {connect4 + "\x00\x00\x00\xff\x00example.org\x00", granted, to("example.org", true, 80)},
+		"SOCKS4a, no mark":    {connect4 + "\x00\x00\x01\x01\x00example.org\x00", granted + "example.org\x00", to("0.0.1.1", false, 80)},
+		"SOCKS4a, literal":    {mark4 + "\x002001:db8::1\x00", granted, to("2001:db8::1", false, 80)},
+		"SOCKS4a, longest":    {mark4 + "\x00" + long + "\x00", granted, to(long, true, 80)},
+		"SOCKS4a, too long":   {mark4 + "\x00" + long + "a", rejected, nil},
+		"SOCKS4a, no name":    {mark4 + "\x00\x00", rejected, nil},
+		"SOCKS4a, space":      {mark4 + "\x00a b\x00", rejected, nil},
+		"SOCKS4a, onion":      {mark4 + "\x00a.onion\x00", rejected, nil},
+		"SOCKS4 BIND":         {"\x04\x02\x00\x50\xc0\x00\x02\x01\x00", rejected, nil},
+		"SOCKS4 RESOLVE":      {"\x04\xf0\x00\x00\x00\x00\x00\x01\x00example.org\x00", rejected, nil},
+		"SOCKS4 RESOLVE_PTR":  {"\x04\xf1\x00\x00\xc0\x00\x02\x01\x00", rejected, nil},
+		"SOCKS4 UDP":          {"\x04\x03\x00\x00\xc0\x00\x02\x01\x00", rejected, nil},
+
+		"HTTP CONNECT": {"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\nhello", established + "hello", to("example.org", true, 443)},
+		"HTTP GET /":   {"GET / HTTP/1.1\r\n\r\n", errorPage(400, help), nil},
+		"HTTP OPTIONS": {"OPTIONS * HTTP/1.1\r\n\r\n", errorPage(400, help), nil},
+		"shouting":     {"HELLO WORLD\r\n", errorPage(400, "This is not a request of HTTP/1.1 or HTTP/1.0."), nil},
+		"long word":    {"PROPFINDPROPFINDPROPFINDX / HTTP/1.1\r\n", "", nil},
 		"lower case":   {"get / HTTP/1.1\r\n\r\n", "", nil},
 		"mixed case":   {"GeT / HTTP/1.1\r\n\r\n", "", nil},
 		"TLS":          {"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "", nil},
@@ -106,6 +136,12 @@ func conversations() map[string]conversation {
 		"SOCKS6":       {"\x06\x01\x00", "", nil},
 	}
 }
+
+// connect4 and mark4 begin a CONNECT of SOCKS4 and of SOCKS4a to port 80.
+const (
+	connect4 = "\x04\x01\x00\x50"
+	mark4    = connect4 + "\x00\x00\x00\x01"
+)
 
 func allMethods() string {
 	b := make([]byte, 255)
@@ -191,7 +227,10 @@ func TestEveryTruncation(t *testing.T) {
 		{in: greetPassword + alice + connectName, out: chosePassword + accepted},
 		{in: greetNone + "\x05\x01\x00\x04" + strings.Repeat("\x11", 18), out: choseNone},
 		{in: greetNone + "\x05\x01\x00\x01" + strings.Repeat("\x11", 6), out: choseNone},
-		{in: "CONNECT ", out: ""},
+		{in: connect4 + "\xc0\x00\x02\x01user\x00", out: ""},
+		{in: mark4 + "user\x00example.org\x00", out: ""},
+		{in: "CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n", out: ""},
+		{in: "GET http://example.org/ HTTP/1.1\r\nHost: example.org\r\n\r\n", out: ""},
 	} {
 		for n := range len(conv.in) {
 			synctest.Test(t, func(t *testing.T) {

@@ -2,13 +2,17 @@ package socks
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"cepa/virtual"
 )
 
 // duplex is one end of a connection in memory that can be half-closed and reset. It is made of two net.Pipes, one a
@@ -163,6 +167,35 @@ const (
 	accepted      = "\x01\x00"
 )
 
+// The answers of SOCKS4.
+const (
+	granted  = "\x00\x5a\x00\x00\x00\x00\x00\x00"
+	rejected = "\x00\x5b\x00\x00\x00\x00\x00\x00"
+)
+
 func reply(r Reply) string {
 	return "\x05" + string([]byte{byte(r)}) + "\x00\x01\x00\x00\x00\x00\x00\x00"
+}
+
+// established is the answer to an HTTP CONNECT.
+const established = "HTTP/1.1 200 Connection established\r\n\r\n"
+
+// errorPage is the response that tells of an error, as it must look.
+func errorPage(status int, text string) string {
+	body := "cepa: " + text + "\n"
+	if text == "" {
+		body = ""
+	}
+	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n"+
+		"Cache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n%s",
+		status, http.StatusText(status), len(body), body)
+}
+
+func newVirtual(t testing.TB) *virtual.Map {
+	t.Helper()
+	m, err := virtual.New(virtual.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
 }

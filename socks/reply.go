@@ -25,7 +25,8 @@ const (
 	ReplyAddressTypeNotSupported Reply = 8
 )
 
-// The replies about onion services that Tor added (its proposal 304). Programs that know Tor show them to their users.
+// The replies about onion services that Tor added (its socks-extensions.txt, section 6, and proposal 304). Programs that know
+// Tor show them to their users; others may stumble over them. So they are sent with [Server.ExtendedErrors] only.
 const (
 	ReplyOnionDescriptorNotFound  Reply = 0xF0
 	ReplyOnionDescriptorInvalid   Reply = 0xF1
@@ -79,8 +80,25 @@ func (r Reply) String() string {
 	}
 }
 
-// Error is a failure together with what the client is told of it. [Server.Dial] returns it (a pointer to it, anywhere in the
-// error's chain) to choose the reply; [ClientHandshake] returns it when the server refuses.
+// General returns the reply of RFC 1928 that comes closest to r, for clients that know no others.
+func (r Reply) General() Reply {
+	switch r {
+	case ReplyOnionAuthMissing, ReplyOnionAuthWrong:
+		return ReplyNotAllowed
+	case ReplyOnionIntroductionTimeout:
+		return ReplyTTLExpired
+	case ReplyOnionDescriptorNotFound, ReplyOnionDescriptorInvalid, ReplyOnionIntroductionFailed, ReplyOnionRendezvousFailed,
+		ReplyOnionAddressInvalid:
+		return ReplyHostUnreachable
+	}
+	if r > ReplyAddressTypeNotSupported {
+		return ReplyGeneralFailure
+	}
+	return r
+}
+
+// Error is a failure together with what the client is told of it. [Server.Dial] and [Server.Resolve] return it (a pointer to
+// it, anywhere in the error's chain) to choose the reply; [ClientHandshake] returns it when the server refuses.
 type Error struct {
 	Reply Reply
 	Err   error // the reason, for our side only; may be nil
@@ -97,9 +115,10 @@ func (e *Error) Error() string {
 // Unwrap returns the reason.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ReplyTo returns what a client is told when a dial fails with err: the Reply of an [Error] in its chain, else what is plain
+// ReplyTo returns what a client is told when a dial or a lookup fails with err: the Reply of an [Error] in its chain, else what is plain
 // from the error (a deadline is ReplyTTLExpired, a refusal by the host is ReplyConnectionRefused, and so on), else
-// ReplyGeneralFailure. It never returns ReplySucceeded for a failure; nil is ReplySucceeded.
+// ReplyGeneralFailure. It never returns ReplySucceeded for a failure; nil is ReplySucceeded. Without [Server.ExtendedErrors],
+// clients are told the [Reply.General] of it.
 func ReplyTo(err error) Reply {
 	var chosen *Error
 	var dns *net.DNSError

@@ -12,11 +12,15 @@ import (
 // Command is what a client asks for (RFC 1928 section 4).
 type Command uint8
 
-// The commands of RFC 1928. Only CommandConnect is served.
+// The commands of RFC 1928, of which CommandConnect is served and the others are refused as not supported, and those that Tor
+// added (its socks-extensions.txt, section 2), with which programs look names up where the connection would end. HTTP requests
+// are all CommandConnect.
 const (
 	CommandConnect      Command = 1
 	CommandBind         Command = 2
 	CommandUDPAssociate Command = 3
+	CommandResolve      Command = 0xF0 // the address of a name
+	CommandResolvePTR   Command = 0xF1 // the name of an address
 )
 
 // String returns the name of the command.
@@ -28,6 +32,10 @@ func (c Command) String() string {
 		return "BIND"
 	case CommandUDPAssociate:
 		return "UDP ASSOCIATE"
+	case CommandResolve:
+		return "RESOLVE"
+	case CommandResolvePTR:
+		return "RESOLVE_PTR"
 	default:
 		return fmt.Sprintf("command %#02x", uint8(c))
 	}
@@ -44,13 +52,14 @@ type Request struct {
 	// name has 1..255 bytes of printable UTF-8, without spaces, colons and square brackets; it is not checked further, and a
 	// trailing dot is left in its place. A literal address that the client sent as a name counts as an address.
 	Host string
-	// Port is the port, of which 0 is not excluded.
+	// Port is the port, of which 0 is not excluded. It means nothing to CommandResolve and CommandResolvePTR.
 	Port uint16
 	// IsName says that Host is a name.
 	IsName bool
 
-	// Auth says that the client sent user name and password (each 0..255 bytes of anything). They are a label for isolation:
-	// an empty one differs from none.
+	// Auth says that the client sent user name and password (each 0..255 bytes of anything): by SOCKS5, as the user of SOCKS4
+	// (without a password, and not empty), or as Basic credentials for the HTTP proxy. They are a label for isolation: an
+	// empty one differs from none.
 	Auth               bool
 	Username, Password string
 

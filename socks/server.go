@@ -1,10 +1,12 @@
-// Package socks is the server side of SOCKS5 (RFC 1928) with user name and password (RFC 1929), and a small client side. It
-// speaks the protocol and nothing else: a function dials. Names reach that function as the client wrote them and are never
-// resolved here. User name and password are not a login but a label by which the dial function may keep streams apart
-// (isolation), so they are always asked for when the client has any to offer, and any are accepted.
+// Package socks is a proxy server for programs of this machine, which speak SOCKS5 (RFC 1928) with user name and password
+// (RFC 1929), SOCKS4, SOCKS4a, Tor's extensions of these, or HTTP to it, all on one port; and a small client of SOCKS5. It
+// speaks the protocols and nothing else: one function dials, another looks names up. Names reach them as the client wrote them
+// and are never resolved here. User name and password are not a login but a label by which these functions may keep streams
+// apart (isolation), so they are always asked for when the client has any to offer, and any are accepted.
 //
-// The first byte of a connection decides which conversation is held (conn.go); each protocol's conversation is one file.
-// After it, all protocols dial and join in the same way (connect.go).
+// The first byte of a connection decides which conversation is held (conn.go); each protocol's conversation is one file. All of
+// them find out in the same way where a request leads (names.go), dial and join (connect.go); what follows a request of HTTP
+// that is not CONNECT is in http_forward.go.
 package socks
 
 import (
@@ -15,13 +17,17 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"cepa/virtual"
 )
 
 // Defaults of [Server]; ours.
 const (
 	DefaultHandshakeTimeout = 10 * time.Second // many times what a client on the same machine needs
 	DefaultDialTimeout      = 2 * time.Minute  // the most that programs wait for a connection (Tor's SocksTimeout)
-	DefaultMaxConns         = 4096             // connections; each costs one file descriptor and about 20 KiB
+	DefaultIdleTimeout      = time.Minute      // about as long as other proxies; package managers pause between requests
+	DefaultResponseTimeout  = 5 * time.Minute  // long polls of web pages take one or two
+	DefaultMaxConns         = 4096             // connections; each costs one file descriptor and 20 to 100 KiB
 )
 
 // Delays between two attempts to accept after a temporary failure; ours, as in net/http.
@@ -36,7 +42,7 @@ var ErrNoDial = errors.New("socks: Server.Dial is nil, set it to the function th
 // ErrClientGone is the cause (see [context.Cause]) of the end of a dial's context when the client left.
 var ErrClientGone = errors.New("socks: the client left while its connection was being dialled")
 
-// Server serves SOCKS. The zero value works once Dial is set. The fields must not be changed after the first call of Serve;
+// Server serves SOCKS and HTTP. The zero value works once Dial is set. The fields must not be changed after the first call of Serve;
 // one Server may serve several listeners at the same time.
 type Server struct {
 	// Dial opens the connection that r asks for; required. It is called from many goroutines at once, and keeps r if it
@@ -46,14 +52,44 @@ type Server struct {
 	//
 	// The client is told of success as soon as Dial returns. An [Error] in the chain of Dial's error chooses what the client
 	// is told otherwise; see [ReplyTo] for other errors. The text of errors is never sent nor logged.
+	//
+	// Names in .onion, which belong to another network, and virtual addresses that were not lent do not get as far as Dial.
 	Dial func(ctx context.Context, r *Request) (net.Conn, error)
 
-	// HandshakeTimeout bounds all that comes before the dial, and then the writing of the reply. Zero means
+	// Resolve looks up the addresses of r.Host (CommandResolve, a name) or its names (CommandResolvePTR, an address); the
+	// terms are those of Dial. What it returns is passed on to the client, so it should drop addresses that no honest exit
+	// tells (loopback, private ones); those of the ranges of Virtual, and names that cannot be, are dropped here. Nil means
+	// that these commands are refused as not supported.
+	Resolve func(ctx context.Context, r *Request) (ResolveResult, error)
+
+	// Virtual lends addresses to names that have none. RESOLVE of a name that it covers gets one, RESOLVE_PTR of that the
+	// name, and a connection to it goes to the name: Dial gets to see the name only. Nil means no virtual addresses.
+	Virtual *virtual.Map
+
+	// Isolation returns what must be equal for two requests to share virtual addresses, or (one client's HTTP requests) a
+	// connection. It is to look at credentials and addresses of the client, not at the destination. Nil means by Auth,
+	// Username and Password.
+	Isolation func(r *Request) string
+
+	// ExtendedErrors says that SOCKS5 clients are told the replies that Tor added, from ReplyOnionDescriptorNotFound on. Most
+	// clients do not know them, and so they are told [Reply.General] otherwise (Tor's flag of the same name).
+	ExtendedErrors bool
+
+	// HandshakeTimeout bounds all that comes before the dial (each request's fields, in HTTP), and then the writing of the
+	// reply. Zero means
 	// DefaultHandshakeTimeout. There is no timeout on the joined connections.
 	HandshakeTimeout time.Duration
 
-	// DialTimeout bounds one call of Dial. Zero means DefaultDialTimeout.
+	// DialTimeout bounds one call of Dial or Resolve. Zero means DefaultDialTimeout.
 	DialTimeout time.Duration
+
+	// IdleTimeout is how long a client's HTTP connection is kept open for another request. Zero means DefaultIdleTimeout.
+	// (A connection to an origin server is kept for a few seconds of that.)
+	IdleTimeout time.Duration
+
+	// ResponseTimeout is how long an origin server may take to begin its response to a forwarded HTTP request. Zero means
+	// DefaultResponseTimeout. There is no timeout on the response as a whole.
+	ResponseTimeout time.Duration
 
 	// MaxConns bounds the clients of one listener; more are accepted and closed at once, so that they notice. Zero means
 	// DefaultMaxConns.
@@ -102,6 +138,12 @@ func (s *Server) service() *service {
 	if v.DialTimeout == 0 {
 		v.DialTimeout = DefaultDialTimeout
 	}
+	if v.IdleTimeout == 0 {
+		v.IdleTimeout = DefaultIdleTimeout
+	}
+	if v.ResponseTimeout == 0 {
+		v.ResponseTimeout = DefaultResponseTimeout
+	}
 	if v.MaxConns == 0 {
 		v.MaxConns = DefaultMaxConns
 	}
@@ -128,7 +170,7 @@ func (v *service) accept(ctx context.Context, ln net.Listener) error {
 				return err
 			}
 			if delay == 0 {
-				v.Log.Warn("cannot accept SOCKS clients for now; raise the limit of open files if this stays", "err", err)
+				v.Log.Warn("cannot accept proxy clients for now; raise the limit of open files if this stays", "err", err)
 			}
 			delay = min(max(2*delay, firstAcceptDelay), lastAcceptDelay)
 			pause(ctx, delay)
@@ -137,7 +179,7 @@ func (v *service) accept(ctx context.Context, ln net.Listener) error {
 		delay = 0
 		if v.active.Load() >= int64(v.MaxConns) {
 			if !full {
-				v.Log.Warn("too many SOCKS clients at once, further ones are refused", "limit", v.MaxConns)
+				v.Log.Warn("too many proxy clients at once, further ones are refused", "limit", v.MaxConns)
 			}
 			full = true
 			c.Close()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 )
 
 // socks5 holds the conversation of RFC 1928:
@@ -14,9 +15,9 @@ import (
 //	                            <------   the method
 //	user name and password      ------>                          (method 2 only, RFC 1929)
 //	                            <------   accepted
-//	request: command, endpoint  ------>   dials
+//	request: command, endpoint  ------>   dials, or looks up
 //	                            <------   reply
-//	bytes                       <----->   bytes
+//	bytes                       <----->   bytes                  (CONNECT)
 //
 // A client need not wait for any of the answers.
 func (v *service) socks5(ctx context.Context, c *conn) error {
@@ -25,18 +26,30 @@ func (v *service) socks5(ctx context.Context, c *conn) error {
 		return err
 	}
 	command, e, err := readRequest(c.ahead)
-	if err == nil && command != CommandConnect {
+	if err == nil && command != CommandConnect && command != CommandResolve && command != CommandResolvePTR {
 		err = &Error{Reply: ReplyCommandNotSupported, Err: fmt.Errorf("%v: %w", command, errMalformed)}
 	}
 	if err != nil {
 		var told *Error
 		if errors.As(err, &told) {
-			v.refuse(c, appendReply(nil, told.Reply))
+			v.lastWord(c, v.reply5(endpoint{host: unspecified}, err))
 		}
 		return err
 	}
 	r.Command, r.Host, r.IsName, r.Port = command, e.host, e.isName, e.port
-	return v.connect(ctx, c, r, func(r Reply) []byte { return appendReply(nil, r) })
+	if command != CommandConnect {
+		return v.resolve(ctx, c, r, netip.Addr.IsValid, v.reply5)
+	}
+	return v.connect(ctx, c, r, func(err error) []byte { return v.reply5(endpoint{host: unspecified}, err) })
+}
+
+// reply5 is the answer to a request that ended with err.
+func (v *service) reply5(e endpoint, err error) []byte {
+	reply := ReplyTo(err)
+	if !v.ExtendedErrors {
+		reply = reply.General()
+	}
+	return appendReply(nil, reply, e)
 }
 
 // authenticate agrees on a method, and takes the credentials if the client has any.
@@ -44,7 +57,7 @@ func (v *service) authenticate(c *conn, r *Request) error {
 	methods, err := readGreeting(c.ahead)
 	if err != nil {
 		if errors.Is(err, errMalformed) {
-			v.refuse(c, []byte{version5, methodUnacceptable})
+			v.lastWord(c, []byte{version5, methodUnacceptable})
 		}
 		return err
 	}
@@ -56,7 +69,7 @@ func (v *service) authenticate(c *conn, r *Request) error {
 		_, err := c.Write([]byte{version5, methodNone})
 		return err
 	default:
-		v.refuse(c, []byte{version5, methodUnacceptable})
+		v.lastWord(c, []byte{version5, methodUnacceptable})
 		return fmt.Errorf("greeting offers no method that we know: %w", errMalformed)
 	}
 }
@@ -68,7 +81,7 @@ func (v *service) takeCredentials(c *conn, r *Request) error {
 	username, password, err := readCredentials(c.ahead)
 	if err != nil {
 		if errors.Is(err, errMalformed) {
-			v.refuse(c, []byte{passwordVersion, passwordFailed})
+			v.lastWord(c, []byte{passwordVersion, passwordFailed})
 		}
 		return err
 	}

@@ -128,10 +128,13 @@ func readReply(r io.Reader) (Reply, error) {
 	return Reply(head[1]), nil
 }
 
-// appendReply appends the answer to a request, with the endpoint 0.0.0.0:0: where a stream leaves the network is not ours
-// to know, and no client needs it.
-func appendReply(b []byte, r Reply) []byte {
-	return appendEndpoint(append(b, version5, byte(r), 0), endpoint{host: "0.0.0.0"})
+// unspecified is the host in replies that have none to tell, with port 0: where a stream leaves the network is not ours to
+// know, and no client needs it.
+const unspecified = "0.0.0.0"
+
+// appendReply appends the answer to a request. e is what RESOLVE and RESOLVE_PTR found, and otherwise unspecified.
+func appendReply(b []byte, r Reply, e endpoint) []byte {
+	return appendEndpoint(append(b, version5, byte(r), 0), e)
 }
 
 // readEndpoint reads an endpoint and checks its host.

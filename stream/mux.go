@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 
 	"cepa/cell"
@@ -27,6 +28,10 @@ const (
 	// grantAt is how many bytes a reader consumes before it is worth a cell
 	// to grant them: a quarter, so that credit arrives before it is needed.
 	grantAt = InitialCredit / 4
+	// turnBytes is how much a stream sends before others that wait for the
+	// window get their turn: half of what one ACK makes room for, so that the
+	// turns of all are about equal.
+	turnBytes = 16 * (cell.BodySize - cell.LayerOverhead - cell.MessageHeaderSize)
 	// maxCredit bounds outstanding credit.
 	maxCredit = 1<<31 - 1
 	// DefaultMaxStreams bounds the open streams of one circuit at a relay; a
@@ -93,7 +98,7 @@ type Mux struct {
 	lookups map[uint16]*Lookup
 	lastID  uint16
 	closing int       // streams that we ended and the peer has not
-	blocked []*Stream // waiting for the window
+	blocked []*Stream // whose Write waits for the window, in the order of their turns
 	err     error     // why the Mux is closed
 }
 
@@ -222,8 +227,11 @@ func (m *Mux) Handle(msg cell.Message, c *cell.Cell) (kept bool, err error) {
 		return false, m.handleResolved(msg)
 	}
 	m.mu.Lock()
-	s := m.streams[msg.Stream]
+	s, closed := m.streams[msg.Stream], m.err != nil
 	m.mu.Unlock()
+	if s == nil && closed {
+		return false, nil
+	}
 	if s == nil {
 		return false, unlawful(msg.Command, "no such stream")
 	}
@@ -311,7 +319,11 @@ func (m *Mux) handleResolved(msg cell.Message) error {
 	m.mu.Lock()
 	l := m.lookups[msg.Stream]
 	if l == nil || l.done == nil {
+		closed := m.err != nil
 		m.mu.Unlock()
+		if closed {
+			return nil
+		}
 		return unlawful(msg.Command, "nothing was asked")
 	}
 	delete(m.lookups, msg.Stream)
@@ -327,23 +339,67 @@ func (m *Mux) handleResolved(msg cell.Message) error {
 	return nil
 }
 
-// WindowOpened wakes the streams that wait for the circuit's window. The
-// circuit calls it without holding its lock.
+// WindowOpened wakes the stream whose turn it is to use the circuit's window.
+// The circuit calls it without holding its lock.
 func (m *Mux) WindowOpened() {
 	m.mu.Lock()
-	woken := m.blocked
-	m.blocked = nil
+	m.wakeNextLocked()
 	m.mu.Unlock()
-	for _, s := range woken {
-		wake(s.writable)
+}
+
+// The window is given out in turns. A stream that finds it closed, or others
+// waiting, joins the end of blocked; the first of blocked is woken, sends what
+// it may, leaves, and with that wakes the next. Who stops waiting for another
+// reason leaves too, so that the first is always one that acts.
+
+// turn returns how many of n bytes s may send now. When that is 0 it has joined
+// those who wait, once, however often it is woken by something else, such as
+// credit that a peer grants byte by byte.
+func (m *Mux) turn(s *Stream, n int) int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case len(m.blocked) == 0 || len(m.blocked) == 1 && s.waiting:
+		return n
+	case m.blocked[0] == s:
+		return min(n, turnBytes)
+	}
+	m.joinLocked(s)
+	return 0
+}
+
+// join notes that s waits for the window.
+func (m *Mux) join(s *Stream) {
+	m.mu.Lock()
+	m.joinLocked(s)
+	m.mu.Unlock()
+}
+
+func (m *Mux) joinLocked(s *Stream) {
+	if !s.waiting {
+		s.waiting = true
+		m.blocked = append(m.blocked, s)
 	}
 }
 
-// block notes that s waits for the window.
-func (m *Mux) block(s *Stream) {
+// leave takes s from those who wait, if it is there, and lets the next try.
+func (m *Mux) leave(s *Stream) {
 	m.mu.Lock()
-	m.blocked = append(m.blocked, s)
-	m.mu.Unlock()
+	defer m.mu.Unlock()
+	if !s.waiting {
+		return
+	}
+	s.waiting = false
+	if i := slices.Index(m.blocked, s); i >= 0 {
+		m.blocked = slices.Delete(m.blocked, i, i+1)
+	}
+	m.wakeNextLocked()
+}
+
+func (m *Mux) wakeNextLocked() {
+	if len(m.blocked) > 0 {
+		wake(m.blocked[0].writable)
+	}
 }
 
 // remove forgets s: both sides have sent their final END.
@@ -381,7 +437,7 @@ func (m *Mux) Close(err error) {
 	}
 	m.err = err
 	streams, lookups := m.streams, m.lookups
-	m.streams, m.lookups, m.blocked = map[uint16]*Stream{}, map[uint16]*Lookup{}, nil
+	m.streams, m.lookups, m.blocked, m.closing = map[uint16]*Stream{}, map[uint16]*Lookup{}, nil, 0
 	m.mu.Unlock()
 	for _, s := range streams {
 		s.lost(err)

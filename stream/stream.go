@@ -2,6 +2,7 @@ package stream
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -15,6 +16,9 @@ import (
 
 // ErrWriteClosed is returned by writes after CloseWrite.
 var ErrWriteClosed = errors.New("stream: write after CloseWrite")
+
+// errNotAccepted is a mistake of the relay's code.
+var errNotAccepted = errors.New("stream: Accept must come before anything is written")
 
 // Stream is one stream of a circuit. It is a net.Conn with CloseWrite for the
 // half-close, and Reset and Abort for an abrupt end.
@@ -43,12 +47,14 @@ type Stream struct {
 	writeDL   deadline
 
 	counted bool // guarded by mux.mu: counts in mux.closing
+	waiting bool // guarded by mux.mu: is in mux.blocked
 
 	mu         sync.Mutex // guards what follows; held while a message is sent, never while waiting
 	recv       cell.List  // DATA not yet read, each body starting with its message
 	recvOff    int        // bytes already read of the first one's payload
 	recvCredit int64      // bytes that the peer may still send
 	consumed   int64      // bytes read and not yet granted again
+	grant      [4]byte    // payload of the CREDIT being sent; here, so that it is not allocated
 	sendCredit int64      // bytes that we may still send
 
 	answered             bool // CONNECTED has passed
@@ -82,10 +88,12 @@ func (s *Stream) Connected(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.answered {
+	switch {
+	case s.answered:
 		return nil
-	}
-	if s.endErr == nil || s.endErr == io.EOF {
+	case s.closed:
+		return net.ErrClosed
+	case s.endErr == nil || s.endErr == io.EOF:
 		return cell.EndClosed
 	}
 	return s.endErr
@@ -99,7 +107,8 @@ func (s *Stream) Peer() (netip.Addr, uint32) {
 	return s.remote.Addr, s.remote.TTL
 }
 
-// Accept answers BEGIN with CONNECTED, at the relay.
+// Accept answers BEGIN with CONNECTED, at the relay. Nothing can be written
+// before.
 func (s *Stream) Accept(c cell.ConnectedBody) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -109,8 +118,16 @@ func (s *Stream) Accept(c cell.ConnectedBody) error {
 	s.answered = true
 	s.remote = c
 	s.openedLocked()
-	return s.mux.cfg.Carrier.Send(cell.Connected, s.id, c.AppendTo(nil))
+	if err := s.mux.cfg.Carrier.Send(cell.Connected, s.id, c.AppendTo(nil)); err != nil {
+		return err
+	}
+	s.grantLocked() // for what was read before
+	return nil
 }
+
+// acceptedLocked reports whether the peer takes messages of the stream: not
+// from a relay that has not answered.
+func (s *Stream) acceptedLocked() bool { return s.origin || s.answered }
 
 func (s *Stream) openedLocked() {
 	if !isClosed(s.opened) {
@@ -180,13 +197,14 @@ func (s *Stream) tryRead(p []byte) (n int, err error) {
 // grantLocked gives the peer back the credit for what was read, in few cells.
 // After the peer's EOF none is needed.
 func (s *Stream) grantLocked() {
-	if s.consumed < grantAt || s.rcvdEOF || s.rcvdFinal || s.sentFinal {
+	if s.consumed < grantAt || s.rcvdEOF || s.rcvdFinal || s.sentFinal || !s.acceptedLocked() {
 		return
 	}
-	n := uint32(s.consumed)
+	n := s.consumed
 	s.consumed = 0
-	s.recvCredit += int64(n)
-	s.mux.cfg.Carrier.Send(cell.Credit, s.id, []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+	s.recvCredit += n
+	binary.BigEndian.PutUint32(s.grant[:], uint32(n))
+	s.mux.cfg.Carrier.Send(cell.Credit, s.id, s.grant[:])
 }
 
 // payload returns the payload of the DATA message that c's body starts with.
@@ -201,7 +219,10 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 	if err := acquire(s.writeLock, &s.writeDL); err != nil {
 		return 0, err
 	}
-	defer func() { <-s.writeLock }()
+	defer func() {
+		s.mux.leave(s)
+		<-s.writeLock
+	}()
 	for {
 		if s.writeDL.passed() {
 			return n, os.ErrDeadlineExceeded
@@ -234,6 +255,8 @@ func (s *Stream) tryWrite(p []byte) (int, error) {
 		return 0, cell.EndClosed
 	case s.sentEOF:
 		return 0, ErrWriteClosed
+	case !s.acceptedLocked():
+		return 0, errNotAccepted
 	}
 	if int64(len(p)) > s.sendCredit {
 		p = p[:s.sendCredit]
@@ -241,12 +264,18 @@ func (s *Stream) tryWrite(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if p = p[:s.mux.turn(s, len(p))]; len(p) == 0 {
+		return 0, nil
+	}
 	n, err := s.mux.cfg.Carrier.SendData(s.id, p)
 	if n == 0 && err == nil {
 		// Put ourselves on the list first and look again, so that a window
 		// that opens in between is not missed.
-		s.mux.block(s)
+		s.mux.join(s)
 		n, err = s.mux.cfg.Carrier.SendData(s.id, p)
+	}
+	if n > 0 {
+		s.mux.leave(s) // whoever waits is next, also before us again
 	}
 	s.sendCredit -= int64(n)
 	return n, err
@@ -261,6 +290,9 @@ func (s *Stream) CloseWrite() error {
 	}
 	if s.sentEOF || s.sentFinal {
 		return nil
+	}
+	if !s.acceptedLocked() {
+		return errNotAccepted
 	}
 	s.sentEOF = true
 	wake(s.writable)

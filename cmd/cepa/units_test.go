@@ -41,8 +41,15 @@ func FuzzParseRate(f *testing.F) {
 func TestIsolationKeys(t *testing.T) {
 	seen := map[string]string{}
 	for _, r := range []socks.Request{
-		{}, {Auth: true}, {Auth: true, Username: "a"}, {Auth: true, Password: "a"}, {Auth: true, Username: "ab"},
-		{Auth: true, Username: "a", Password: "b"}, {Auth: true, Password: "ab"}, {Auth: true, Username: "a", Password: "bc"}, {Auth: true, Username: "ab", Password: "c"},
+		{},
+		{Auth: true},
+		{Auth: true, Username: "a"},
+		{Auth: true, Password: "a"},
+		{Auth: true, Username: "ab"},
+		{Auth: true, Username: "a", Password: "b"},
+		{Auth: true, Password: "ab"},
+		{Auth: true, Username: "a", Password: "bc"},
+		{Auth: true, Username: "ab", Password: "c"},
 	} {
 		k, who := isolationKey(&r), fmt.Sprintf("%q %q", r.Username, r.Password)
 		if other, ok := seen[k]; ok {

@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"context"
 	"net"
 	"sync"
 )
@@ -36,7 +37,10 @@ func (l *limitListener) Accept() (net.Conn, error) {
 		_ = c.Close() // nobody has used it
 		return nil, net.ErrClosed
 	}
+	// Close of an http.Server does not see a connection that is just being accepted; this does.
+	stop := context.AfterFunc(l.authority.ctx, func() { _ = c.Close() })
 	return &limitConn{Conn: c, release: sync.OnceFunc(func() {
+		stop()
 		<-l.slots
 		l.authority.wg.Done()
 	})}, nil

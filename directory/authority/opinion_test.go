@@ -37,24 +37,52 @@ func TestFlags(t *testing.T) {
 		relays []entry // the first one is asked about
 		want   directory.Flags
 	}{
-		{"old and fast", []entry{testEntry(t, 0, 5000, 30*day, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil)},
-			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard | directory.FlagHSDir},
-		{"exit", []entry{testEntry(t, 0, 5000, 30*day, exit)},
-			base | directory.FlagExit | directory.FlagFast | directory.FlagStable | directory.FlagGuard | directory.FlagHSDir},
-		{"new among old ones", []entry{testEntry(t, 0, 5000, time.Hour, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil)},
-			base | directory.FlagFast},
-		{"new in a new network", []entry{testEntry(t, 0, 5000, 2*time.Hour, nil), testEntry(t, 1, 900, time.Hour, nil), testEntry(t, 2, 900, time.Hour, nil)},
-			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard},
-		{"slow", []entry{testEntry(t, 0, 30, 30*day, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil), testEntry(t, 3, 20, 60*day, nil),
-			testEntry(t, 4, 20, day, nil), testEntry(t, 5, 900, day, nil), testEntry(t, 6, 900, day, nil), testEntry(t, 7, 900, day, nil), testEntry(t, 8, 20, day, nil)},
-			base | directory.FlagFast | directory.FlagStable | directory.FlagHSDir},
-		{"slowest", []entry{testEntry(t, 0, 20, 30*day, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil), testEntry(t, 3, 30, 60*day, nil),
-			testEntry(t, 4, 40, day, nil), testEntry(t, 5, 900, day, nil), testEntry(t, 6, 900, day, nil), testEntry(t, 7, 900, day, nil), testEntry(t, 8, 50, day, nil)},
-			base | directory.FlagStable | directory.FlagHSDir},
-		{"HSDir takes 96 h", []entry{testEntry(t, 0, 5000, 96*time.Hour, nil)},
-			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard | directory.FlagHSDir},
-		{"less is not enough", []entry{testEntry(t, 0, 5000, 95*time.Hour, nil)},
-			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard},
+		{
+			"old and fast",
+			[]entry{testEntry(t, 0, 5000, 30*day, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil)},
+			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard | directory.FlagHSDir,
+		},
+		{
+			"exit",
+			[]entry{testEntry(t, 0, 5000, 30*day, exit)},
+			base | directory.FlagExit | directory.FlagFast | directory.FlagStable | directory.FlagGuard | directory.FlagHSDir,
+		},
+		{
+			"new among old ones",
+			[]entry{testEntry(t, 0, 5000, time.Hour, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil)},
+			base | directory.FlagFast,
+		},
+		{
+			"new in a new network",
+			[]entry{testEntry(t, 0, 5000, 2*time.Hour, nil), testEntry(t, 1, 900, time.Hour, nil), testEntry(t, 2, 900, time.Hour, nil)},
+			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard,
+		},
+		{
+			"slow",
+			[]entry{
+				testEntry(t, 0, 30, 30*day, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil), testEntry(t, 3, 20, 60*day, nil),
+				testEntry(t, 4, 20, day, nil), testEntry(t, 5, 900, day, nil), testEntry(t, 6, 900, day, nil), testEntry(t, 7, 900, day, nil), testEntry(t, 8, 20, day, nil),
+			},
+			base | directory.FlagFast | directory.FlagStable | directory.FlagHSDir,
+		},
+		{
+			"slowest",
+			[]entry{
+				testEntry(t, 0, 20, 30*day, nil), testEntry(t, 1, 9000, 60*day, nil), testEntry(t, 2, 9000, 60*day, nil), testEntry(t, 3, 30, 60*day, nil),
+				testEntry(t, 4, 40, day, nil), testEntry(t, 5, 900, day, nil), testEntry(t, 6, 900, day, nil), testEntry(t, 7, 900, day, nil), testEntry(t, 8, 50, day, nil),
+			},
+			base | directory.FlagStable | directory.FlagHSDir,
+		},
+		{
+			"HSDir takes 96 h",
+			[]entry{testEntry(t, 0, 5000, 96*time.Hour, nil)},
+			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard | directory.FlagHSDir,
+		},
+		{
+			"less is not enough",
+			[]entry{testEntry(t, 0, 5000, 95*time.Hour, nil)},
+			base | directory.FlagFast | directory.FlagStable | directory.FlagGuard,
+		},
 	} {
 		if got := a.opinions(c.relays, time.Now().Truncate(time.Second))[0]; got.Flags != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got.Flags, c.want)

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -58,6 +59,35 @@ func TestFirstRoundDeadline(t *testing.T) {
 		sleepUntil(start.Add(9 * time.Second)) // 2 × 2.5 s for the dead one
 		if got := c.agreed(c.network.Period(start)); len(got.Relays) != 2 || len(got.Signers) != 3 {
 			t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
+		}
+	})
+}
+
+// TestFirstRoundSuperseded: authorities whose first round began just before the period of first rounds changed join the one that came later.
+func TestFirstRoundSuperseded(t *testing.T) {
+	inBubble(t, 4, interval, func(_ int, cfg *Config) { cfg.FirstRound = FirstRound{Relays: 1} }, func(t *testing.T, c *cluster) {
+		lead := interval / 4
+		change := time.Now().Add(interval - lead) // from here on, first rounds are for the next period
+		time.Sleep(time.Until(change.Add(-200 * time.Millisecond)))
+		c.start(0, 1, 2)
+		synctest.Wait()
+		c.publish(0, 1)
+		before := c.network.Period(time.Now())
+		sleepUntil(change.Add(50 * time.Millisecond))
+		if c.running[0].heldVote(before, c.keys[0].ID()) == nil {
+			t.Fatal("the first round has not begun before the change")
+		}
+		c.start(3)
+		d, err := directory.ParseDescriptor(c.relay(0, nil), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.running[3].accept(d); err != nil {
+			t.Fatal(err)
+		}
+		sleepUntil(change.Add(1500 * time.Millisecond))
+		if got := c.agreed(before + 1); len(got.Signers) != 4 {
+			t.Errorf("%d signers", len(got.Signers))
 		}
 	})
 }
@@ -154,6 +184,65 @@ func TestPartition(t *testing.T) {
 			if votes != 4 {
 				t.Errorf("authority %d computed from %d votes", i, votes)
 			}
+		}
+	})
+}
+
+// TestCatchUp: an authority that nobody could reach during the round gets the consensus from its peers as soon as somebody can.
+func TestCatchUp(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2, 3)
+		synctest.Wait()
+		c.publish(0, 3)
+		cut := func(cut bool) {
+			for i := range 3 {
+				c.sim.Partition(c.hosts[i], c.hosts[3], cut)
+			}
+		}
+		cut(true)
+		period := c.network.Period(time.Now()) + 1
+		start := c.network.PeriodStart(period)
+		sleepUntil(start.Add(time.Second))
+		if c.running[3].Consensus() != nil {
+			t.Error("the cut-off authority has a consensus")
+		}
+		cut(false)
+		sleepUntil(start.Add(2 * time.Second))
+		c.agreed(period)
+	})
+}
+
+// TestVotingEnds: after the cut-off only fetched votes are taken, after the votes are sealed none.
+func TestVotingEnds(t *testing.T) {
+	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
+		c.start(0)
+		synctest.Wait()
+		a := c.running[0]
+		period := c.network.Period(time.Now()) + 1
+		votes := make([]*directory.Vote, 4)
+		for i := range votes {
+			votes[i] = &directory.Vote{Network: "test", Interval: interval, Period: period, Authority: c.keys[i].ID()}
+		}
+		a.mu.Lock()
+		r := a.inRound(period, time.Now())
+		a.mu.Unlock()
+		if err := a.addVote(votes[1], true); err != nil {
+			t.Error(err)
+		}
+		if missing := a.closeVoting(r); len(missing) != 3 {
+			t.Errorf("%d are missing", len(missing))
+		}
+		if err := a.addVote(votes[2], true); !errors.Is(err, errNotNow) {
+			t.Errorf("direct vote after the cut-off: %v", err)
+		}
+		if err := a.addVote(votes[2], false); err != nil {
+			t.Errorf("fetched vote after the cut-off: %v", err)
+		}
+		if sealed := a.sealVotes(r); len(sealed) != 2 {
+			t.Errorf("%d votes", len(sealed))
+		}
+		if err := a.addVote(votes[3], false); !errors.Is(err, errNotNow) {
+			t.Errorf("fetched vote after the votes were sealed: %v", err)
 		}
 	})
 }
@@ -293,7 +382,7 @@ func TestEquivocation(t *testing.T) {
 	})
 }
 
-// TestOversleep: Run ends with its context, also in the middle of a round.
+// TestRunEnds: Run ends with its context, also in the middle of a round.
 func TestRunEnds(t *testing.T) {
 	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
 		a, err := New(Config{Network: c.network, Key: c.keys[0], Dial: c.hosts[0].Dial})

@@ -31,27 +31,60 @@ func (loopback) Dial(ctx context.Context, network, address string) (net.Conn, er
 	return (&net.Dialer{Timeout: 10 * time.Second}).DialContext(ctx, network, address)
 }
 
-// hostFor returns the machine with that address.
-func hostFor(sim *simnet.Network, name string, addr netip.Addr) host {
-	if sim == nil {
-		return loopback{}
+// machine makes the machine with that address; the second result is nil on
+// loopback.
+func (n *Net) machine(name string, addr netip.Addr) (host, *simnet.Host) {
+	if n.cfg.Trace != nil {
+		n.cfg.Trace.name(addr, name)
 	}
-	return sim.Host(name, addr)
+	if n.cfg.Sim == nil {
+		return loopback{}, nil
+	}
+	h := n.cfg.Sim.Host(name, addr)
+	return h, h
 }
 
+// NewHost adds a machine to the simnet: for a client whose links a test wants to
+// change, or for an attacker. It panics on loopback, where there are none.
+func (n *Net) NewHost(name string) *simnet.Host {
+	if n.cfg.Sim == nil {
+		panic("testnet: NewHost on a network without a simnet: set Config.Sim")
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.newHost(name)
+}
+
+// newHost is NewHost with n.mu held.
+func (n *Net) newHost(name string) *simnet.Host {
+	n.hosts++
+	_, h := n.machine(name, netip.AddrFrom4([4]byte{10, 2, byte(n.hosts >> 8), byte(n.hosts)}))
+	return h
+}
+
+// Addresses of nodes. On a simnet all are in 10.0.0.0/8 and what follows it:
+// authorities in 10.1, clients in 10.2, relays from 10.10 on.
+const (
+	firstRelay = 10  // second byte of the first relay's address
+	relayNets  = 200 // /16 networks that relays are spread over before they share some
+)
+
 // relayAddr is the address of the i-th relay: each in a /16 of its own, so that
-// the subnet rules of paths stay on.
-func relayAddr(i int) netip.Addr {
-	const each = 200 // second bytes used of each first one
-	return netip.AddrFrom4([4]byte{byte(127 - i/each), byte(10 + i%each), 0, 1})
+// the subnet rules of paths stay on. On loopback there are relayNets of them.
+func (n *Net) relayAddr(i int) netip.Addr {
+	second, round := byte(firstRelay+i%relayNets), byte(i/relayNets)
+	if n.cfg.Sim == nil {
+		return netip.AddrFrom4([4]byte{127, second, round, 1})
+	}
+	return netip.AddrFrom4([4]byte{10 + round, second, 0, 1})
 }
 
 // authorityAddr is the address of the i-th authority.
-func authorityAddr(sim *simnet.Network, i int) netip.Addr {
-	if sim == nil {
+func (n *Net) authorityAddr(i int) netip.Addr {
+	if n.cfg.Sim == nil {
 		return netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	}
-	return netip.AddrFrom4([4]byte{127, 1, 0, byte(i + 1)})
+	return netip.AddrFrom4([4]byte{10, 1, 0, byte(i + 1)})
 }
 
 // listen listens on the wanted port when it is free, else on any.
@@ -70,5 +103,3 @@ func listen(h host, addr netip.Addr, want uint16) (net.Listener, netip.AddrPort,
 	}
 	return ln, got, nil
 }
-
-func refused() error { return syscall.ECONNREFUSED }

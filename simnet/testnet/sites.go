@@ -2,23 +2,25 @@ package testnet
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"net/netip"
 	"strings"
 	"sync"
+	"syscall"
 )
 
-// siteRange is where test sites live (RFC 2544's benchmark range, which no
-// internet host has).
-const siteRange = "198.18.0.0/15"
+// Where test sites live: ranges that no internet host has.
+const (
+	siteRange  = "198.18.0.0/15" // RFC 2544, benchmarks
+	siteRange6 = "2001:2::/48"   // RFC 5180, the same for IPv6
+)
 
 // Sites are names that only the exits of a test network can reach: a resolver
-// that answers in 198.18.0.0/15, and a map from there to listeners on this
-// machine. It is safe for concurrent use.
+// that answers in 198.18.0.0/15, and, on loopback, a map from there to listeners
+// on this machine. It is safe for concurrent use.
 type Sites struct {
-	mu     sync.Mutex
+	mu     sync.Mutex // guards what follows
 	names  map[string]netip.Addr
 	routes map[netip.AddrPort]string
 }
@@ -27,25 +29,38 @@ func newSites() *Sites {
 	return &Sites{names: map[string]netip.Addr{}, routes: map[netip.AddrPort]string{}}
 }
 
+// isSite reports whether a is in the ranges of test sites.
+func isSite(a netip.Addr) bool {
+	return netip.MustParsePrefix(siteRange).Contains(a) || netip.MustParsePrefix(siteRange6).Contains(a)
+}
+
 // Add names a site and returns its address. Further calls for the same name
-// return the same.
+// return the same. A name that is an address in 198.18.0.0/15 or 2001:2::/48
+// stands for itself, without a name.
 func (s *Sites) Add(name string) netip.Addr {
+	if a, err := netip.ParseAddr(name); err == nil && isSite(a) {
+		return a
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	name = strings.ToLower(name)
+	name = canonical(name)
 	if a, ok := s.names[name]; ok {
 		return a
 	}
-	base := netip.MustParsePrefix(siteRange).Addr().As4()
-	var b [4]byte
-	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(base[:])+uint32(len(s.names))+1)
-	a := netip.AddrFrom4(b)
+	a := netip.MustParsePrefix(siteRange).Addr()
+	for range len(s.names) + 1 {
+		a = a.Next()
+	}
 	s.names[name] = a
 	return a
 }
 
-// Route sends what exits open to the site's port to a listener at target,
-// host:port.
+// canonical is a name as the resolver compares it.
+func canonical(name string) string { return strings.TrimSuffix(strings.ToLower(name), ".") }
+
+// Route sends what exits of a network on loopback open to the site's port to a
+// listener at target, host:port. On a simnet sites have hosts of their own: see
+// Net.ListenSite.
 func (s *Sites) Route(name string, port uint16, target string) {
 	a := s.Add(name)
 	s.mu.Lock()
@@ -53,11 +68,20 @@ func (s *Sites) Route(name string, port uint16, target string) {
 	s.routes[netip.AddrPortFrom(a, port)] = target
 }
 
+// unroute takes a route back, unless another one has taken its place.
+func (s *Sites) unroute(at netip.AddrPort, target string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.routes[at] == target {
+		delete(s.routes, at)
+	}
+}
+
 // LookupNetIP implements relay.Resolver.
 func (s *Sites) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	a, ok := s.names[strings.TrimSuffix(strings.ToLower(host), ".")]
+	a, ok := s.names[canonical(host)]
 	if !ok {
 		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 	}
@@ -76,9 +100,9 @@ func (s *Sites) LookupAddr(_ context.Context, addr string) ([]string, error) {
 	return nil, &net.DNSError{Err: "no such host", Name: addr, IsNotFound: true}
 }
 
-// dialer wraps dial so that addresses of sites lead to their listeners.
+// dialer wraps dial, of this machine, so that addresses of sites lead to their
+// listeners. Where nobody listens, a site refuses.
 func (s *Sites) dialer(dial dialFunc) dialFunc {
-	sites := netip.MustParsePrefix(siteRange)
 	return func(ctx context.Context, network, addr string) (net.Conn, error) {
 		ap, err := netip.ParseAddrPort(addr)
 		if err != nil {
@@ -90,8 +114,8 @@ func (s *Sites) dialer(dial dialFunc) dialFunc {
 		switch {
 		case ok:
 			return dial(ctx, network, target)
-		case sites.Contains(ap.Addr()):
-			return nil, &net.OpError{Op: "dial", Net: network, Err: refused()}
+		case isSite(ap.Addr()):
+			return nil, &net.OpError{Op: "dial", Net: network, Err: syscall.ECONNREFUSED}
 		default:
 			return dial(ctx, network, addr)
 		}

@@ -1,6 +1,27 @@
 // Package testnet boots whole networks of the real code: authorities, relays
 // and clients, on this machine's loopback or on a simnet in memory, in real or
 // in virtual time. `cepa simnet` is one, and so is every test of the whole.
+//
+// A test of a program that embeds cepa needs a few lines:
+//
+//	func TestMine(t *testing.T) {
+//		synctest.Test(t, func(t *testing.T) { // virtual time: nothing waits for real
+//			n := testnet.New(t, testnet.Config{Sim: simnet.New(simnet.Config{})})
+//			if _, err := n.ServeSite("hello.test", 80, handler); err != nil {
+//				t.Fatal(err)
+//			}
+//			c, err := n.NewClient(client.Config{})
+//			if err != nil {
+//				t.Fatal(err)
+//			}
+//			web := &http.Client{Transport: &http.Transport{DialContext: c.Dial}}
+//			…
+//		})
+//	}
+//
+// New ends everything with the test, and when the test has failed it shows what
+// happened on the network. Nodes can be stopped, crashed and started again; on a
+// simnet they have a Host each, whose links can be made slow, lossy or cut.
 package testnet
 
 import (
@@ -9,24 +30,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/netip"
 	"sync"
 	"time"
 
 	"cepa/cell"
 	"cepa/client"
-	"cepa/crypto/handshake"
 	"cepa/crypto/identity"
 	"cepa/directory"
-	"cepa/directory/authority"
 	"cepa/link"
 	"cepa/relay"
 	"cepa/simnet"
 	"cepa/state"
 )
 
-// Defaults of a Config.
+// Defaults and bounds of a Config. All are ours.
 const (
 	DefaultAuthorities = 4
 	DefaultRelays      = 8
@@ -42,70 +59,80 @@ const (
 	firstRound = 10 * time.Second
 )
 
+// ErrClosed is returned by what a Net is asked for after Close.
+var ErrClosed = errors.New("testnet: the network is closed")
+
 // Config says what network to boot. The zero value is 4 authorities and 8
 // relays, 4 of them exits, on loopback, with nothing on disk.
 type Config struct {
+	// Authorities, Relays and Exits are how many there are; the last Exits of
+	// the relays are exits.
 	Authorities, Relays, Exits int
 	// Rate is that of each relay; no limit when zero.
 	Rate relay.Rate
-	// Interval is the time from one consensus to the next.
+	// Interval is the time from one consensus to the next: whole seconds. A
+	// consensus is valid for directory.ValidPeriods of it.
 	Interval time.Duration
-	// Sim is the simnet that the network lives on; loopback TCP when nil.
+	// Sim is the simnet that the network lives on, with no hosts on it yet;
+	// loopback TCP when nil. The caller closes it, after the network.
 	Sim *simnet.Network
 	// Dir keeps keys and documents; nothing is kept when nil. The caller
 	// closes it.
 	Dir *state.Dir
+	// Tune, when not nil, may change the configuration of the i-th relay, from
+	// 0, before it is made: its policy, suite, rate, randomness.
+	Tune func(i int, cfg *relay.Config)
 	// Progress, when not nil, hears what has been done so far.
 	Progress func(stage string)
-	Rand     io.Reader
-	Now      func() time.Time
-	Log      *slog.Logger
+	// Trace, when not nil, keeps what happens, to be shown when a test fails.
+	Trace *Trace
+	Rand  io.Reader        // crypto/rand when nil
+	Now   func() time.Time // the date, for validity; time.Now when nil
+	Log   *slog.Logger     // of all nodes; nothing when nil
 }
 
-// Authority is a running authority.
-type Authority struct {
-	*authority.Authority
-	Nickname string
-	Identity identity.ID
-	Addr     netip.AddrPort
-}
-
-// Relay is a running relay.
-type Relay struct {
-	*relay.Relay
-	Nickname string
-	Addr     netip.AddrPort
-	Exit     bool
-	stop     context.CancelFunc
-	done     chan struct{}
-}
-
-// Net is a running network.
+// Net is a running network. Its methods are safe for concurrent use; starting
+// and stopping one node is for one goroutine at a time.
 type Net struct {
-	Network     *directory.Network
+	// Network is its description, as further nodes need it.
+	Network *directory.Network
+	// Authorities and Relays do not change after Start, whether they run or not.
 	Authorities []*Authority
 	Relays      []*Relay
-	Sites       *Sites
+	// Sites are the names that exits can reach.
+	Sites *Sites
 	// Pool is shared by all nodes, so that a cell that leaks anywhere shows.
 	Pool *cell.Pool
 
 	cfg     Config
 	buffers *link.Buffers
-	ctx     context.Context
+	ctx     context.Context // ends with Close
 	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	errs    chan error // first failure of a node
-	clients int
+	wg      sync.WaitGroup // all that Close waits for
+	errs    chan error     // first failure of a node
+
+	mu      sync.Mutex // guards what follows
+	closed  bool
+	clients []*client.Client
+	hosts   int                     // given out by NewHost
+	sites   map[string]*simnet.Host // by address
 }
 
-// Start boots a network and returns when every relay is in a consensus, or
-// with the error that prevented it.
+// Start boots a network and returns when every relay is in a consensus that all
+// of them hold. Errors say what was wrong with cfg, name the file or node that
+// prevented it, or wrap ctx's and tell how far each node had come.
 func Start(ctx context.Context, cfg Config) (*Net, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
-	n := &Net{cfg: cfg, Sites: newSites(), Pool: new(cell.Pool), buffers: new(link.Buffers), errs: make(chan error, 1)}
+	n := &Net{
+		cfg: cfg, Sites: newSites(), Pool: new(cell.Pool), buffers: new(link.Buffers),
+		errs: make(chan error, 1), sites: map[string]*simnet.Host{},
+	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
+	if cfg.Trace != nil && cfg.Sim != nil {
+		cfg.Sim.Tap(cfg.Trace.tap)
+	}
 	if err := n.start(ctx); err != nil {
 		n.Close()
 		return nil, err
@@ -113,6 +140,7 @@ func Start(ctx context.Context, cfg Config) (*Net, error) {
 	return n, nil
 }
 
+// complete fills in defaults and checks the rest.
 func (c *Config) complete() error {
 	if c.Authorities == 0 {
 		c.Authorities = DefaultAuthorities
@@ -129,11 +157,19 @@ func (c *Config) complete() error {
 	if c.Progress == nil {
 		c.Progress = func(string) {}
 	}
+	if c.Tune == nil {
+		c.Tune = func(int, *relay.Config) {}
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	if c.Log == nil {
+	switch {
+	case c.Log == nil && c.Trace == nil:
 		c.Log = slog.New(slog.DiscardHandler)
+	case c.Log == nil:
+		c.Log = slog.New(c.Trace.Handler())
+	case c.Trace != nil:
+		c.Log = slog.New(slog.NewMultiHandler(c.Log.Handler(), c.Trace.Handler()))
 	}
 	switch {
 	case c.Authorities < 1 || c.Authorities > directory.MaxAuthorities:
@@ -147,113 +183,63 @@ func (c *Config) complete() error {
 }
 
 func (n *Net) start(ctx context.Context) error {
-	identities, listeners, err := n.prepare()
-	if err != nil {
+	if err := n.makeAuthorities(); err != nil {
 		return err
 	}
-	n.cfg.Progress(fmt.Sprintf("keys of %d authorities and %d relays", n.cfg.Authorities, n.cfg.Relays))
-	for i, id := range identities {
-		if err := n.startAuthority(i, id, listeners[i]); err != nil {
-			return err
-		}
-	}
 	for i := range n.cfg.Relays {
-		if err := n.startRelay(i); err != nil {
+		if err := n.makeRelay(i); err != nil {
 			return err
 		}
 	}
-	return n.awaitConsensus(ctx)
-}
-
-// prepare makes the authorities' keys and listeners, and from them the
-// network's description.
-func (n *Net) prepare() (ids []*identity.Key, listeners []net.Listener, err error) {
-	old := n.oldPorts()
-	n.Network = &directory.Network{Name: networkName, Interval: n.cfg.Interval}
-	for i := range n.cfg.Authorities {
-		name := fmt.Sprintf("auth%d", i+1)
-		dir, err := n.sub(name)
-		if err != nil {
-			return nil, nil, err
+	n.cfg.Progress(fmt.Sprintf("keys of %d authorities and %d relays", n.cfg.Authorities, n.cfg.Relays))
+	for _, a := range n.Authorities {
+		if err := a.Start(); err != nil {
+			return err
 		}
-		key, err := n.identity(dir)
-		if err != nil {
-			return nil, nil, err
+	}
+	for _, r := range n.Relays {
+		if err := r.Start(); err != nil {
+			return err
 		}
-		addr := authorityAddr(n.cfg.Sim, i)
-		ln, at, err := listen(hostFor(n.cfg.Sim, name, addr), addr, old[key.ID()])
-		if err != nil {
-			return nil, nil, err
+	}
+	if err := n.AwaitConsensus(ctx); err != nil {
+		return err
+	}
+	n.cfg.Progress(fmt.Sprintf("consensus of %d authorities on %d relays", n.cfg.Authorities, n.cfg.Relays))
+	return nil
+}
+
+// Sim returns the simnet that the network lives on, nil on loopback.
+func (n *Net) Sim() *simnet.Network { return n.cfg.Sim }
+
+// Trace returns what keeps what happens: that of the Config, or New's.
+func (n *Net) Trace() *Trace { return n.cfg.Trace }
+
+// Relay returns the relay with that identity, or nil.
+func (n *Net) Relay(id identity.ID) *Relay {
+	for _, r := range n.Relays {
+		if r.Identity() == id {
+			return r
 		}
-		context.AfterFunc(n.ctx, func() { ln.Close() })
-		ids, listeners = append(ids, key), append(listeners, ln)
-		n.Network.Authorities = append(n.Network.Authorities, directory.Authority{Nickname: name, Identity: key.ID(), Address: at.String()})
 	}
-	if err := n.Network.Validate(); err != nil {
-		return nil, nil, err
-	}
-	return ids, listeners, n.writeNetworkFile()
+	return nil
 }
 
-// sub returns a node's folder, or nil when nothing is kept.
-func (n *Net) sub(name string) (*state.Dir, error) {
-	if n.cfg.Dir == nil {
-		return nil, nil
-	}
-	return n.cfg.Dir.Sub(name)
-}
-
-// identity returns the identity in dir, made when there is none.
-func (n *Net) identity(dir *state.Dir) (*identity.Key, error) {
-	if dir == nil {
-		return identity.Generate(n.cfg.Rand)
-	}
-	secret, _, err := dir.LoadOrCreateKey("identity.key", identity.KindIdentity, n.cfg.Rand)
-	if err != nil {
-		return nil, err
-	}
-	return identity.FromSeed(secret[:])
-}
-
-func (n *Net) onionKey(dir *state.Dir) (*handshake.OnionKey, error) {
-	if dir == nil {
-		return handshake.GenerateOnionKey(n.cfg.Rand)
-	}
-	secret, _, err := dir.LoadOrCreateKey("onion.key", identity.KindOnion, n.cfg.Rand)
-	if err != nil {
-		return nil, err
-	}
-	return handshake.OnionKeyFromSecret(secret)
-}
-
-// run runs a node until the network closes; a node that fails is heard of.
-func (n *Net) run(what string, f func() error) {
-	n.wg.Add(1)
-	go func() {
-		defer n.wg.Done()
-		if err := f(); err != nil && n.ctx.Err() == nil {
-			select {
-			case n.errs <- fmt.Errorf("%s: %w", what, err):
-			default:
-			}
-		}
-	}()
-}
-
-// Stop ends one relay, as its volunteer would, and waits for it.
-func (r *Relay) Stop() {
-	r.stop()
-	<-r.done
-}
-
-// NewClient starts a client of the network. What cfg leaves out is filled in;
-// on a simnet the client gets a host of its own. The caller closes it.
+// NewClient starts a client of the network. What cfg leaves out is filled in: on
+// a simnet the client gets a host of its own, unless cfg.Dial is that of a host
+// from NewHost. The caller closes it; Close does at the latest.
 func (n *Net) NewClient(cfg client.Config) (*client.Client, error) {
-	n.clients++
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return nil, ErrClosed
+	}
 	cfg.Network = n.Network
 	if cfg.Dial == nil {
-		addr := netip.AddrFrom4([4]byte{127, 2, byte(n.clients >> 8), byte(n.clients)})
-		cfg.Dial = hostFor(n.cfg.Sim, fmt.Sprintf("client%d", n.clients), addr).Dial
+		cfg.Dial = loopback{}.Dial
+		if n.cfg.Sim != nil {
+			cfg.Dial = n.newHost(fmt.Sprintf("client%d", len(n.clients)+1)).Dial
+		}
 	}
 	if cfg.Pool == nil {
 		cfg.Pool, cfg.Buffers = n.Pool, n.buffers
@@ -267,20 +253,68 @@ func (n *Net) NewClient(cfg client.Config) (*client.Client, error) {
 	if cfg.Log == nil {
 		cfg.Log = n.cfg.Log
 	}
-	return client.New(cfg)
+	c, err := client.New(cfg)
+	if err == nil {
+		n.clients = append(n.clients, c)
+	}
+	return c, err
 }
 
-// Err returns a channel that gets the first failure of a node.
+// Err returns a channel that gets the first failure of a node that nobody had
+// stopped.
 func (n *Net) Err() <-chan error { return n.errs }
 
-// Close ends all nodes and returns when nothing is left of them.
+// Close ends all clients, nodes and sites, and returns when nothing is left of
+// them. It always returns nil, and may be called again.
 func (n *Net) Close() error {
+	n.mu.Lock()
+	n.closed = true
+	clients := n.clients
+	n.clients = nil
+	n.mu.Unlock()
+	for _, c := range clients {
+		_ = c.Close() // it may be closed already
+	}
 	n.cancel()
 	for _, a := range n.Authorities {
-		a.Close()
+		a.Stop()
+		a.first.Close() // of one that was never started
+	}
+	for _, r := range n.Relays {
+		r.Stop()
+		r.first.Close()
 	}
 	n.wg.Wait()
 	return nil
 }
 
-var errNoConsensus = errors.New("testnet: the authorities have not agreed on a consensus with all relays")
+// Leaks returns an error when cells or link buffers of the network were taken
+// and not given back. After Close there must be none, provided that all streams
+// were closed, which own what was not read from them.
+func (n *Net) Leaks() error {
+	cells, buffers := n.Pool.Outstanding(), n.buffers.Outstanding()
+	if cells == 0 && buffers == 0 {
+		return nil
+	}
+	return fmt.Errorf("testnet: %d cells and %d link buffers were not given back", cells, buffers)
+}
+
+// begin counts something in that Close waits for, unless it is too late.
+func (n *Net) begin() error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.closed {
+		return ErrClosed
+	}
+	n.wg.Add(1)
+	return nil
+}
+
+// failed notes that a node ended on its own.
+func (n *Net) failed(name string, err error) {
+	n.cfg.Log.Error("a node failed", "node", name, "error", err)
+	select {
+	case n.errs <- fmt.Errorf("%s: %w", name, err):
+	default:
+	}
+}

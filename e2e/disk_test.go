@@ -1,0 +1,171 @@
+//go:build e2e && linux
+
+package e2e
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cepa/directory"
+)
+
+// tempPrefix begins the names of files that are being written; the next start
+// removes what a crash has left of them.
+const tempPrefix = ".tmp-"
+
+// disk is the content of a role's data directory.
+type disk map[string][]byte
+
+// readDisk reads all regular files but those that are being written. Files may
+// be replaced meanwhile.
+func readDisk(dir string) (disk, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	d := disk{}
+	for _, e := range entries {
+		if !e.Type().IsRegular() || strings.HasPrefix(e.Name(), tempPrefix) {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		d[e.Name()] = text
+	}
+	return d, nil
+}
+
+// check returns an error for each file that is not whole.
+func (d disk) check(network *directory.Network) error {
+	var errs []error
+	for name, text := range d {
+		if err := checkFile(name, text, network); err != nil {
+			errs = append(errs, fmt.Errorf("%s (%d bytes): %w", name, len(text), err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func checkFile(name string, text []byte, network *directory.Network) error {
+	switch {
+	case name == "lock":
+		return nil // only says whose it is, and says it late
+	case strings.HasSuffix(name, ".key"):
+		if len(text) == 0 || text[len(text)-1] != '\n' {
+			return errors.New("a key file that is not whole")
+		}
+		return nil
+	case strings.HasSuffix(name, ".json"):
+		var file struct {
+			Version int
+			Data    json.RawMessage
+		}
+		if err := json.Unmarshal(text, &file); err != nil {
+			return err
+		}
+		if file.Version < 1 || len(file.Data) == 0 {
+			return errors.New("no version or no data")
+		}
+		return nil
+	case name == "consensus":
+		_, err := directory.VerifyConsensus(text, network)
+		return err
+	case name == "vote":
+		_, err := directory.ParseVote(text, network, nil)
+		return err
+	case name == "signed":
+		if !regexp.MustCompile(`^[0-9]+ [0-9a-f]{64}\n$`).Match(text) {
+			return errors.New("not a period and a digest")
+		}
+		return nil
+	case name == "descriptors":
+		return checkDescriptors(text)
+	}
+	return errors.New("these tests do not know this file: teach them")
+}
+
+// checkDescriptors reads an authority's file: a line, then for each relay a time
+// (8), a length (2) and a signed descriptor.
+func checkDescriptors(text []byte) error {
+	_, rest, ok := bytes.Cut(text, []byte("\n"))
+	if !ok {
+		return errors.New("no first line")
+	}
+	for len(rest) > 0 {
+		if len(rest) < 10 || len(rest) < 10+int(binary.BigEndian.Uint16(rest[8:])) {
+			return errors.New("ends in the middle of a descriptor")
+		}
+		size := int(binary.BigEndian.Uint16(rest[8:]))
+		if _, err := directory.VerifyDescriptor(rest[10 : 10+size]); err != nil {
+			return err
+		}
+		rest = rest[10+size:]
+	}
+	return nil
+}
+
+// follows wants nothing that was there before to be lost: no file, no key
+// changed, no number counted back, no guard forgotten.
+func (d disk) follows(before disk) error {
+	var errs []error
+	for name, old := range before {
+		text, ok := d[name]
+		switch {
+		case !ok:
+			errs = append(errs, fmt.Errorf("%s is gone", name))
+		case strings.HasSuffix(name, ".key") && !bytes.Equal(text, old):
+			errs = append(errs, fmt.Errorf("%s has changed", name))
+		case name == "signed" || name == "sequence.json":
+			if x, y := firstNumber(old), firstNumber(text); y < x {
+				errs = append(errs, fmt.Errorf("%s went back from %d to %d", name, x, y))
+			}
+		case name == "guards.json":
+			x, y := guardsOf(old), guardsOf(text)
+			if len(y) < len(x) || strings.Join(y[:len(x)], " ") != strings.Join(x, " ") {
+				errs = append(errs, fmt.Errorf("%s had %v and has %v", name, x, y))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// firstNumber returns the first number of more than five digits: a period, or a
+// time in milliseconds.
+func firstNumber(text []byte) uint64 {
+	n, _ := strconv.ParseUint(string(regexp.MustCompile(`[0-9]{6,19}`).Find(text)), 10, 64) // 0: there is none
+	return n
+}
+
+// guardsOf returns all identities in a file, in order.
+func guardsOf(text []byte) []string {
+	return regexp.MustCompile(`[0-9a-f]{64}`).FindAllString(string(text), -1)
+}
+
+// network reads the network file.
+func (n *rolesNet) network(t *testing.T) *directory.Network {
+	t.Helper()
+	text, err := os.ReadFile(n.file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, err := directory.ParseNetwork(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return network
+}

@@ -1,0 +1,63 @@
+package relay
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"cepa/crypto/identity"
+	"cepa/link"
+)
+
+// The key that proves the relay's identity on links; ours.
+const (
+	// linkCertLifetime is how long a link key is certified; it is replaced
+	// after half of that, so that links never meet an expired one.
+	linkCertLifetime = 14 * 24 * time.Hour
+	// clockSlack is how far another's clock may be behind ours.
+	clockSlack = 24 * time.Hour
+	// renewCheck is how often the date is looked at. A timer for the day
+	// itself would stand still while the machine sleeps.
+	renewCheck = time.Hour
+)
+
+// renewAuth makes and certifies a new link key.
+func (r *Relay) renewAuth() error {
+	key, err := identity.Generate(r.cfg.Rand)
+	if err != nil {
+		return fmt.Errorf("relay: link key: %w", err)
+	}
+	now := r.cfg.Now()
+	cert, err := r.cfg.Identity.Certify(identity.PurposeLink, key.ID(), now.Add(-clockSlack), now.Add(linkCertLifetime))
+	if err != nil {
+		return fmt.Errorf("relay: link key: %w", err)
+	}
+	r.auth.Store(&link.Auth{Identity: r.Identity(), Key: key, Certificate: cert})
+	return nil
+}
+
+// renewalDue reports whether the link key is half way through its time, or was
+// certified by a clock that has been put right since.
+func (r *Relay) renewalDue() bool {
+	cert, now := r.auth.Load().Certificate, r.cfg.Now()
+	return cert.NotAfter.Sub(now) <= linkCertLifetime/2 || now.Sub(cert.NotBefore) < clockSlack/2
+}
+
+func (r *Relay) renewLoop(ctx context.Context) {
+	tick := time.NewTicker(renewCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		if !r.renewalDue() {
+			continue
+		}
+		if err := r.renewAuth(); err != nil {
+			r.cfg.Log.Error("could not replace the link key, trying again; links will fail when it expires",
+				"err", err, "until", r.auth.Load().Certificate.NotAfter)
+		}
+	}
+}

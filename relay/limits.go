@@ -1,0 +1,84 @@
+package relay
+
+import (
+	"sync/atomic"
+
+	"cepa/stream"
+)
+
+// limits bound what others can make a relay do at once; all are ours. What is
+// beyond is refused at once, so that what was accepted is also served.
+type limits struct {
+	// handshaking: connections whose link handshake is under way.
+	handshaking int
+	// links in all, each some 20 KB at rest.
+	links int64
+	// circuits in all, waiting handshakes included, each some 10 KB at rest;
+	// and how many of them one client may have over its link: far more than
+	// a client keeps, far less than would fill the relay.
+	circuits, clientCircuits int64
+	// createQueue is how many handshakes may wait for a worker: at 122 µs
+	// each, 2,048 on one core are a quarter of a second. One client may take
+	// an eighth of it.
+	createQueue, clientCreating int64
+	// extending: EXTENDs that wait for the next relay, each up to
+	// extendTimeout and perhaps a connection; in all and for one client.
+	extending, clientExtending int64
+	// streams to the internet, from BEGIN to the end of the socket, each a
+	// socket, three goroutines and 8 to 128 KB; in all and for one circuit. A
+	// stream that its client gave up counts as long as there is work for it.
+	streams, circuitStreams int64
+	// lookups of names under way, for BEGIN and RESOLVE: two sockets each.
+	lookups int64
+	// dirStreams: streams to the directory, each a goroutine and some 10 KB; in
+	// all and for one circuit.
+	dirStreams, circuitDirStreams int64
+}
+
+func defaultLimits() limits {
+	return limits{
+		handshaking: 256,
+		links:       16384,
+		circuits:    65536, clientCircuits: 2048,
+		createQueue: 2048, clientCreating: 256,
+		extending: 4096, clientExtending: 128,
+		streams: 16384, circuitStreams: stream.DefaultMaxStreams,
+		lookups:    1024,
+		dirStreams: 512, circuitDirStreams: 16,
+	}
+}
+
+// gauge counts what is there at once.
+type gauge struct{ n atomic.Int64 }
+
+// enter counts one more, unless that would be more than limit.
+func (g *gauge) enter(limit int64) bool {
+	if g.n.Add(1) > limit {
+		g.n.Add(-1)
+		return false
+	}
+	return true
+}
+
+// leave takes back one enter that returned true.
+func (g *gauge) leave() { g.n.Add(-1) }
+
+// now returns the count.
+func (g *gauge) now() int64 { return g.n.Load() }
+
+// neighbour counts what the peer of one link has going on. Limits hold for
+// clients: behind a relay are many of them.
+type neighbour struct {
+	circuits  gauge
+	creating  gauge
+	extending gauge
+}
+
+// forClient returns the limit for a client, and for a relay none but that of
+// the whole.
+func forClient(isRelay bool, client, whole int64) int64 {
+	if isRelay {
+		return whole
+	}
+	return client
+}
