@@ -46,6 +46,7 @@ type Origin struct {
 
 	mu      sync.Mutex // guards sealing and queueing in order, and what follows
 	out     Outlet
+	sending cell.List // empty between calls; here, so that it is not allocated
 	pending *pendingHop
 	err     error         // why it ended
 	done    chan struct{} // closed when it ended
@@ -400,13 +401,12 @@ func (o *Origin) sendLocked(h *hop, cmd cell.MessageCommand, id uint16, payload 
 		return o.err
 	}
 	c := o.cfg.Pool.Get()
-	var l cell.List
-	l.Push(c)
 	if err := o.sealLocked(h, c, cmd, id, payload); err != nil {
-		o.cfg.Pool.PutList(&l)
+		o.cfg.Pool.Put(c)
 		return err
 	}
-	return o.out.Send(&l)
+	o.sending.Push(c)
+	return o.out.Send(&o.sending)
 }
 
 func (o *Origin) sealLocked(h *hop, c *cell.Cell, cmd cell.MessageCommand, id uint16, payload []byte) error {
@@ -457,7 +457,7 @@ func (h *hop) SendData(id uint16, p []byte) (int, error) {
 	if o.err != nil {
 		return 0, o.err
 	}
-	n, err := sendData(&h.win, o.cfg.Pool, o.out, cell.Room(h.index), p, func(c *cell.Cell, part []byte) error {
+	n, err := sendData(&h.win, o.cfg.Pool, o.out, &o.sending, cell.Room(h.index), p, func(c *cell.Cell, part []byte) error {
 		return o.sealLocked(h, c, cell.Data, id, part)
 	})
 	if err != nil {
@@ -467,28 +467,29 @@ func (h *hop) SendData(id uint16, p []byte) (int, error) {
 }
 
 // sendData cuts p into DATA messages of room bytes, as many as the window and
-// one batch allow, seals each and queues them together. It is called under the
-// side's lock.
-func sendData(w *window, pool *cell.Pool, out Outlet, room int, p []byte, seal func(*cell.Cell, []byte) error) (int, error) {
+// one batch allow, seals each and queues them together, behind what is in list.
+// It is called under the side's lock.
+func sendData(w *window, pool *cell.Pool, out Outlet, list *cell.List, room int, p []byte, seal func(*cell.Cell, []byte) error) (int, error) {
 	n := min((len(p)+room-1)/room, w.room(), batch)
 	if n == 0 {
 		w.blocked = true
 		return 0, nil
 	}
-	var fresh, cells cell.List
+	var fresh cell.List
 	pool.GetList(&fresh, n)
 	sent := 0
 	for c := fresh.Pop(); c != nil; c = fresh.Pop() {
 		part := p[sent:min(len(p), sent+room)]
-		cells.Push(c)
-		if err := seal(c, part); err != nil {
-			cells.Append(&fresh)
-			pool.PutList(&cells)
+		err := seal(c, part)
+		list.Push(c)
+		if err != nil {
+			list.Append(&fresh)
+			pool.PutList(list)
 			return 0, err
 		}
 		sent += len(part)
 	}
-	if err := out.Send(&cells); err != nil {
+	if err := out.Send(list); err != nil {
 		return 0, err
 	}
 	return sent, nil

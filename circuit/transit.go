@@ -290,7 +290,7 @@ func (t *Transit) SendData(id uint16, p []byte) (int, error) {
 	if t.err != nil {
 		return 0, t.err
 	}
-	n, err := sendData(&t.win, t.cfg.Pool, t.cfg.Prev, cell.Room(t.k), p, func(c *cell.Cell, part []byte) error {
+	n, err := sendData(&t.win, t.cfg.Pool, t.cfg.Prev, &t.backList, cell.Room(t.k), p, func(c *cell.Cell, part []byte) error {
 		return t.sealLocked(c, cell.Data, id, part)
 	})
 	if err != nil {

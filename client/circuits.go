@@ -11,7 +11,7 @@ import (
 	"cepa/directory"
 )
 
-// errBusy says that maxCircuits is reached, and all are in use.
+// errBusy says that there are maxCircuits, and all are in use.
 var errBusy = errors.New("client: too many circuits are in use; use fewer isolation keys at once, or wait")
 
 // circ is one circuit of the client.
@@ -98,7 +98,7 @@ func (c *Client) circuitFor(ctx context.Context, w want, t *trail) (*circ, error
 	b := c.builds[k]
 	var evicted *circ
 	if b == nil {
-		if len(c.circuits)+len(c.builds) >= maxCircuits {
+		if len(c.circuits)+len(c.builds) >= c.limit {
 			if evicted = c.evictLocked(); evicted == nil {
 				c.mu.Unlock()
 				return nil, errBusy

@@ -120,6 +120,7 @@ type Client struct {
 	circuits  map[uint64]*circ
 	builds    map[buildKey]*build
 	nextID    uint64
+	limit     int // of circuits: maxCircuits
 	lostYoung int // unused circuits that were lost soon, since keepReady looked
 	phase     Phase
 	problem   error                          // why the last attempt failed, nil when it did not
@@ -138,7 +139,7 @@ func New(cfg Config) (*Client, error) {
 	cfg.complete()
 	c := &Client{
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
-		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, phase: PhaseConsensus,
+		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits, phase: PhaseConsensus,
 	}
 	var err error
 	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {

@@ -44,6 +44,9 @@ const (
 // each.
 const album = 60
 
+// maxBytes is the largest file that the site has, in bytes.
+const maxBytes = 20_000_000
+
 // web is the far end: an http and https site with a git repository, and the name
 // server that knows it. Only exits reach it.
 type web struct {
@@ -51,6 +54,7 @@ type web struct {
 	http, https, dns string // addresses
 	ca               string // file with the site's certificate
 	repository       string // what /git/repo.git is a copy of
+	data             []byte // what /bytes/N is the beginning of
 
 	mu   sync.Mutex
 	hits map[string]int // requests by path
@@ -60,7 +64,7 @@ type web struct {
 func startWeb(t *testing.T, h *host) *web {
 	t.Helper()
 	dir := t.TempDir()
-	w := &web{host: h, ca: filepath.Join(dir, "ca.pem"), repository: filepath.Join(dir, "repo"), hits: map[string]int{}}
+	w := &web{host: h, ca: filepath.Join(dir, "ca.pem"), repository: filepath.Join(dir, "repo"), hits: map[string]int{}, data: pattern(maxBytes)}
 	cert, text := certificate(t)
 	if err := os.WriteFile(w.ca, text, 0o600); err != nil {
 		t.Fatal(err)
@@ -125,10 +129,10 @@ func (w *web) handler(t *testing.T, dir string) http.Handler {
 	})
 	page("/bytes/{n}", "application/octet-stream", func(r *http.Request) ([]byte, error) {
 		n, err := strconv.Atoi(r.PathValue("n"))
-		if err != nil || n < 0 || n > 64<<20 {
-			return nil, fmt.Errorf("no size")
+		if err != nil || n < 0 || n > maxBytes {
+			return nil, fmt.Errorf("no size up to %d", maxBytes)
 		}
-		return pattern(n), nil
+		return w.data[:n], nil
 	})
 	page("/album", "text/html", func(*http.Request) ([]byte, error) { return albumPage(), nil })
 	page("/album/style.css", "text/css", func(*http.Request) ([]byte, error) {

@@ -295,7 +295,7 @@ func TestServeEndsUnderLoad(t *testing.T) {
 			})
 			dead := w.relay("dead", nil)
 			w.agree()
-			w.sim.SetLink(g.host, e.host, simnet.LinkParams{Latency: 5 * time.Millisecond, Bandwidth: 500_000}) // what runs at once is real work
+			w.sim.SetLink(g.host, e.host, simnet.LinkParams{Latency: 5 * time.Millisecond, Bandwidth: 200_000}) // what runs at once is real work
 			w.sim.Isolate(hole, true)
 			w.sim.Isolate(dead.host, true)
 			w.load(g, e, dead)
@@ -328,6 +328,9 @@ func TestLoopback(t *testing.T) {
 			}
 			sites.Go(func() {
 				defer c.Close()
+				if _, err := c.Read(make([]byte, 1)); err != nil {
+					return
+				}
 				for {
 					if _, err := c.Write(make([]byte, 64<<10)); err != nil {
 						return
@@ -374,13 +377,17 @@ func TestLoopback(t *testing.T) {
 	l, err := link.Client(context.Background(), conn, g.Identity(), &link.Config{Pool: &w.pool, QueueCells: circuit.QueueCells})
 	w.must(err)
 	var readers sync.WaitGroup
-	moving := make(chan struct{}, 100)
+	started, moving := make(chan struct{}), make(chan struct{}, 8)
 	for range 8 {
 		o := w.origin(l, g, m, e)
 		s, err := w.open(o, "site.example", 80)
 		w.must(err)
 		readers.Go(func() {
+			<-started
 			b := make([]byte, 100_000)
+			if _, err := s.Write(b[:1]); err != nil {
+				t.Error(err)
+			}
 			if _, err := io.ReadFull(s, b); err != nil {
 				t.Error(err)
 			}
@@ -390,6 +397,7 @@ func TestLoopback(t *testing.T) {
 			}
 		})
 	}
+	close(started)
 	for range 8 {
 		<-moving
 	}

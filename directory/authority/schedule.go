@@ -55,7 +55,7 @@ func (a *Authority) nextPlan() plan {
 // passes, or a peer votes; it gives up after one to two periods, when the schedule has a round of its own.
 func (a *Authority) firstRound(ctx context.Context) {
 	start := a.now()
-	scheduled := a.planned(a.cfg.Network.Period(start.Add(a.lead())) + 2).vote
+	scheduled := a.planned(a.cfg.Network.Period(start.Add(a.ahead())) + 2).vote
 	limit := scheduled
 	if d := a.cfg.FirstRound.Deadline; d > 0 && start.Add(d).Before(limit) {
 		limit = start.Add(d)
@@ -67,7 +67,7 @@ func (a *Authority) firstRound(ctx context.Context) {
 	for ctx.Err() == nil {
 		now := a.now()
 		a.mu.Lock()
-		period := max(a.cfg.Network.Period(now.Add(a.lead())), a.voted())
+		period := max(a.cfg.Network.Period(now.Add(a.ahead())), a.voted())
 		over := period <= a.lastRound || a.document != nil
 		a.mu.Unlock()
 		if over || !now.Before(scheduled) {
@@ -78,6 +78,9 @@ func (a *Authority) firstRound(ctx context.Context) {
 		}
 	}
 }
+
+// ahead is how long before a period first rounds are for it already: no longer than others accept a consensus that is not valid yet.
+func (a *Authority) ahead() time.Duration { return min(a.lead(), directory.MaxClockSkew) }
 
 // voted returns the latest period that there is a vote for, 0 if none. a.mu is held.
 func (a *Authority) voted() uint64 {
