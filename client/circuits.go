@@ -98,11 +98,10 @@ func (c *Client) circuitFor(ctx context.Context, w want, t *trail) (*circ, error
 	b := c.builds[k]
 	var evicted *circ
 	if b == nil {
-		if len(c.circuits)+len(c.builds) >= c.limit {
-			if evicted = c.evictLocked(); evicted == nil {
-				c.mu.Unlock()
-				return nil, errBusy
-			}
+		var room bool
+		if evicted, room = c.roomLocked(); !room {
+			c.mu.Unlock()
+			return nil, errBusy
 		}
 		b = &build{done: make(chan struct{})}
 		c.builds[k] = b
@@ -154,20 +153,24 @@ func (x *circ) assign(key string, now time.Time) {
 	x.assigned, x.key, x.firstUsed, x.lastUsed = true, key, now, now
 }
 
-// evictLocked takes the circuit out of the table that was not used for longest,
-// of those without streams, for the caller to close; nil when there is none.
-func (c *Client) evictLocked() *circ {
-	var oldest *circ
+// roomLocked reports whether there may be one more circuit. evicted, unless nil, had
+// to make room for it, and is for the caller to close: of those without streams the
+// one that was not used for longest.
+func (c *Client) roomLocked() (evicted *circ, ok bool) {
+	if len(c.circuits)+len(c.builds) < c.limit {
+		return nil, true
+	}
 	for _, x := range c.circuits {
-		if x.assigned && (oldest == nil || x.lastUsed.Before(oldest.lastUsed)) && x.origin.Mux().Len() == 0 {
-			oldest = x
+		if x.assigned && (evicted == nil || x.lastUsed.Before(evicted.lastUsed)) && x.origin.Mux().Len() == 0 {
+			evicted = x
 		}
 	}
-	if oldest != nil {
-		oldest.retired = true
-		delete(c.circuits, oldest.id)
+	if evicted == nil {
+		return nil, false
 	}
-	return oldest
+	evicted.retired = true
+	delete(c.circuits, evicted.id)
+	return evicted, true
 }
 
 // buildFor builds one circuit for all who wait for it. It goes on when they do
@@ -198,7 +201,7 @@ func (c *Client) keepReady() {
 		if _, err := c.mirror.Wait(c.ctx); err != nil {
 			return
 		}
-		if c.readyCount() >= c.cfg.Ready {
+		if !c.needReady() {
 			select {
 			case <-c.refill:
 			case <-c.ctx.Done():
@@ -228,17 +231,26 @@ func (c *Client) keepReady() {
 	}
 }
 
-// readyCount returns how many circuits wait for their first stream.
-func (c *Client) readyCount() (n int) {
+// needReady reports whether one more circuit should be built ahead of need, and
+// makes room for it.
+func (c *Client) needReady() bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
+	now, n := time.Now(), 0
 	for _, x := range c.circuits {
 		if !x.assigned && x.usable(now) {
 			n++
 		}
 	}
-	return n
+	var evicted *circ
+	need := n < c.cfg.Ready
+	if need {
+		evicted, need = c.roomLocked()
+	}
+	c.mu.Unlock()
+	if evicted != nil {
+		evicted.origin.Close()
+	}
+	return need
 }
 
 // keepTidy retires old circuits until Close.

@@ -303,7 +303,7 @@ func TestNoBusyLoop(t *testing.T) {
 			run(t, func(w *world) {
 				change(w)
 				c := w.client(nil)
-				const minutes = 20
+				const minutes = 10
 				err := c.Ready(w.within(minutes * time.Minute))
 				if !errors.Is(err, ErrNotReady) {
 					t.Errorf("Ready: %v", err)

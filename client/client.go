@@ -233,10 +233,16 @@ func (c *Client) Close() error {
 func (c *Client) Ready(ctx context.Context) error {
 	select {
 	case <-c.ready:
-		return nil
 	case <-c.ctx.Done():
-		return ErrClosed
 	case <-ctx.Done():
+	}
+	if c.ctx.Err() != nil {
+		return ErrClosed
+	}
+	select {
+	case <-c.ready: // whatever ctx says
+		return nil
+	default:
 	}
 	c.mu.Lock()
 	phase := c.phase

@@ -20,6 +20,9 @@ const (
 	ParamUnmeasuredWeight      = "unmeasured-weight"
 	ParamMinBandwidthRate      = "min-bandwidth-rate"
 	ParamClientLinksPerAddress = "client-links-per-address"
+	ParamCircuitBurst          = "circuit-burst"
+	ParamCircuitFreeLinks      = "circuit-free-links"
+	ParamCircuitRate           = "circuit-rate"
 	ParamLinkPadding           = "link-padding"
 	ParamLinkPaddingMin        = "link-padding-min"
 	ParamLinkPaddingMax        = "link-padding-max"
@@ -36,7 +39,10 @@ type ParamSpec struct {
 // paramSpecs is sorted by name. Whatever a consensus says, Params.Get stays between Min and Max, so that a majority of
 // authorities cannot set what would break a client.
 var paramSpecs = []ParamSpec{
-	{ParamClientLinksPerAddress, 64, 1, 1 << 20, "links", "links without relay authentication that a relay accepts from one address"},
+	{ParamCircuitBurst, 60, 1, 1 << 20, "circuits", "circuits that clients of one address may create at once"},
+	{ParamCircuitFreeLinks, 3, 0, 1 << 20, "links", "client links from one address up to which their creation of circuits is not limited"},
+	{ParamCircuitRate, 2, 1, 1 << 20, "circuits/s", "circuits a second that clients of one address may create, with more links than that"},
+	{ParamClientLinksPerAddress, 50, 1, 1 << 20, "links", "links without relay authentication that a relay accepts from one address"},
 	{ParamLinkPadding, 1, 0, 1, "switch", "whether client links are padded"},
 	{ParamLinkPaddingMax, 9_500, 100, 60_000, "ms", "longest silence before padding on a client link"},
 	{ParamLinkPaddingMin, 1_500, 100, 60_000, "ms", "shortest silence before padding on a client link"},

@@ -64,6 +64,9 @@ type roleStatus struct {
 		ConsensusUntil time.Time `json:"consensus_valid_until"`
 		Relays         int       `json:"relays_in_consensus"`
 		Links          []struct{ Peer string }
+		Circuits       []struct {
+			Hops []struct{ Identity string }
+		}
 	}
 	Relays []struct {
 		Identity, Flags string
@@ -202,35 +205,24 @@ func (n *rolesNet) newRelay(t *testing.T, name string, h *host, exit bool) *role
 	return r
 }
 
-// guards returns the identities of the client's guards, in its order.
-func (n *rolesNet) guards() ([]string, error) {
-	text, err := os.ReadFile(filepath.Join(n.client.dir, "guards.json"))
-	if err != nil {
-		return nil, err
-	}
-	var file struct{ Data struct{ Guards []string } }
-	if err := json.Unmarshal(text, &file); err != nil {
-		return nil, err
-	}
-	if len(file.Data.Guards) == 0 {
-		return nil, errors.New("guards.json names no guard")
-	}
-	return file.Data.Guards, nil
-}
-
-// guard returns the relay that the client uses as its guard.
+// guard returns the relay that the client uses as its guard: the first hop of its
+// newest circuit.
 func (n *rolesNet) guard(t *testing.T) *role {
 	t.Helper()
-	list, err := n.guards()
+	s, err := n.client.status()
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(s.Client.Circuits) == 0 {
+		t.Fatal("the client has no circuit")
+	}
+	newest := s.Client.Circuits[len(s.Client.Circuits)-1]
 	for _, r := range n.relays {
-		if id, err := r.identity(); err == nil && id == list[0] {
+		if id, err := r.identity(); err == nil && id == newest.Hops[0].Identity {
 			return r
 		}
 	}
-	t.Fatalf("no relay has the identity of the guard, %s", list[0])
+	t.Fatalf("no relay has the identity of the guard, %s", newest.Hops[0].Identity)
 	return nil
 }
 

@@ -1,9 +1,11 @@
 package relay
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"time"
 
 	"cepa/circuit"
@@ -12,7 +14,7 @@ import (
 
 // acceptLoop takes connections until ctx ends.
 func (r *Relay) acceptLoop(ctx context.Context, ln net.Listener) error {
-	slots := make(chan struct{}, r.limits.handshaking)
+	pending := handshakes{limit: r.limits.handshaking}
 	var pause time.Duration
 	var failures sparse
 	for {
@@ -35,18 +37,44 @@ func (r *Relay) acceptLoop(ctx context.Context, ln net.Listener) error {
 			continue
 		}
 		pause = 0
-		select {
-		case slots <- struct{}{}:
-		default:
-			conn.Close()
-			continue
-		}
+		done := pending.enter(conn)
 		if !r.spawn(func() {
-			defer func() { <-slots }()
+			defer done()
 			r.accept(ctx, conn)
 		}) {
+			done()
 			conn.Close()
 		}
+	}
+}
+
+// handshakes are the connections whose handshake is under way, oldest first. A
+// new one beyond the limit takes the place of the oldest: an honest handshake
+// takes milliseconds, so those that idle make way and nobody can fill the
+// places for long.
+type handshakes struct {
+	limit int
+
+	mu    sync.Mutex
+	conns list.List // of net.Conn
+}
+
+// enter adds a connection; the func that it returns takes it out, once.
+func (h *handshakes) enter(conn net.Conn) (done func()) {
+	h.mu.Lock()
+	e := h.conns.PushBack(conn)
+	var oldest net.Conn
+	if h.conns.Len() > h.limit {
+		oldest = h.conns.Remove(h.conns.Front()).(net.Conn)
+	}
+	h.mu.Unlock()
+	if oldest != nil {
+		oldest.Close()
+	}
+	return func() {
+		h.mu.Lock()
+		h.conns.Remove(e) // nothing when it has made way
+		h.mu.Unlock()
 	}
 }
 
@@ -83,7 +111,8 @@ func (r *Relay) accept(ctx context.Context, conn net.Conn) {
 		conn.Close()
 		return
 	}
-	l, err := link.Server(ctx, r.limiter.conn(conn), r.linkConfig(true))
+	near := &neighbour{addr: keyOf(conn.RemoteAddr())}
+	l, err := link.Server(ctx, r.limiter.conn(conn), r.linkConfig(near, true))
 	if err != nil {
 		r.linkCount.leave()
 		r.cfg.Log.Debug("a link handshake failed", "err", err)
@@ -93,15 +122,43 @@ func (r *Relay) accept(ctx context.Context, conn net.Conn) {
 		l.Close()
 		return
 	}
-	if _, proved := l.Peer(); proved {
-		r.pool.Add(l) // which refuses only when it is closed, and the link too then
+	switch {
+	case !r.isRelay(l) && !r.countClient(near):
+		l.Abort(errTooManyLinks)
+	default:
+		if _, proved := l.Peer(); proved {
+			r.pool.Add(l) // which refuses only when it is closed, and the link too then
+		}
 	}
+}
+
+// errTooManyLinks is why a client's link is closed at once.
+var errTooManyLinks = errors.New("too many links of clients")
+
+// countClient counts a client's link until it ends, unless there are too many,
+// in all or from its address. The rest of the places is for relays.
+func (r *Relay) countClient(near *neighbour) bool {
+	if !r.clientCount.enter(r.limits.clientLinks) {
+		return false
+	}
+	if !r.addresses.enter(near.addr) {
+		r.clientCount.leave()
+		return false
+	}
+	if !near.counted.CompareAndSwap(linkNotCounted, linkCounted) { // it has ended
+		r.uncountClient(near)
+	}
+	return true
+}
+
+func (r *Relay) uncountClient(near *neighbour) {
+	r.addresses.leave(near.addr, time.Now())
+	r.clientCount.leave()
 }
 
 // linkConfig returns the configuration of one link. An incoming one is counted
 // until it ends.
-func (r *Relay) linkConfig(incoming bool) *link.Config {
-	near := new(neighbour)
+func (r *Relay) linkConfig(near *neighbour, incoming bool) *link.Config {
 	return &link.Config{
 		Auth: r.auth.Load(), Pool: r.cfg.Pool, Buffers: r.cfg.Buffers,
 		OnCreate: func(c *link.Circuit, body []byte) { r.creator.onCreate(near, c, body) },
@@ -112,6 +169,9 @@ func (r *Relay) linkConfig(incoming bool) *link.Config {
 		OnClose: func(l *link.Link, _ error) {
 			if incoming {
 				r.linkCount.leave()
+			}
+			if near.counted.Swap(linkEnded) == linkCounted {
+				r.uncountClient(near)
 			}
 			r.untrack(l)
 		},

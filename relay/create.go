@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"runtime"
+	"time"
 
 	"cepa/cell"
 	"cepa/circuit"
@@ -84,6 +85,9 @@ func (c *creator) enqueue(near *neighbour, lc *link.Circuit, body []byte) cell.R
 		return cell.ReasonUnknownKey
 	case m.Suite != uint8(r.cfg.Suite):
 		return cell.ReasonRefused
+	}
+	if !fromRelay && !r.addresses.mayCreate(near.addr, time.Now()) {
+		return cell.ReasonResource
 	}
 	if !near.circuits.enter(forClient(fromRelay, r.limits.clientCircuits, r.limits.circuits)) {
 		return cell.ReasonResource

@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"net/netip"
 	"sync/atomic"
 
 	"cepa/stream"
@@ -13,6 +14,8 @@ type limits struct {
 	handshaking int
 	// links in all, each some 20 KB at rest.
 	links int64
+	// clientLinks are those among them whose other end is no relay.
+	clientLinks int64
 	// circuits in all, waiting handshakes included, each some 10 KB at rest;
 	// and how many of them one client may have over its link: far more than
 	// a client keeps, far less than would fill the relay.
@@ -38,14 +41,30 @@ type limits struct {
 func defaultLimits() limits {
 	return limits{
 		handshaking: 256,
-		links:       16384,
-		circuits:    65536, clientCircuits: 2048,
+		links:       16384, clientLinks: 12288,
+		circuits: 65536, clientCircuits: 2048,
 		createQueue: 2048, clientCreating: 256,
 		extending: 4096, clientExtending: 128,
 		streams: 16384, circuitStreams: stream.DefaultMaxStreams,
 		lookups:    1024,
 		dirStreams: 512, circuitDirStreams: 16,
 	}
+}
+
+// fit lowers limits to what a process with that many file descriptors can
+// keep: half of them for clients, a quarter for streams, and the rest for links
+// to relays, which a flood of clients cannot take.
+func (l *limits) fit(files int) {
+	const own = 32 // listeners, files, control connections
+	if files == 0 {
+		return
+	}
+	n := int64(max(files-own, own))
+	l.handshaking = min(l.handshaking, int(n/8))
+	l.links = min(l.links, n*3/4)
+	l.clientLinks = min(l.clientLinks, n/2-n/8)
+	l.streams = min(l.streams, n/4)
+	l.lookups = min(l.lookups, n/16)
 }
 
 // gauge counts what is there at once.
@@ -69,10 +88,20 @@ func (g *gauge) now() int64 { return g.n.Load() }
 // neighbour counts what the peer of one link has going on. Limits hold for
 // clients: behind a relay are many of them.
 type neighbour struct {
+	addr    netip.Addr   // where the connection came from, as keyOf says; zero for a link that we opened
+	counted atomic.Int32 // whether addressBook counts the link
+
 	circuits  gauge
 	creating  gauge
 	extending gauge
 }
+
+// Whether a client's link is counted: never yet, now, and no longer.
+const (
+	linkNotCounted = iota
+	linkCounted
+	linkEnded
+)
 
 // forClient returns the limit for a client, and for a relay none but that of
 // the whole.

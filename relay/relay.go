@@ -77,6 +77,9 @@ type Config struct {
 	// all before, across restarts too. When nil it is the time in
 	// milliseconds.
 	NextSequence func() (uint64, error)
+	// MaxFiles is how many file descriptors the process may have; the limits
+	// of links and streams are fitted to it. 0: no bound is known.
+	MaxFiles int
 	// CreateWorkers is how many handshakes run at once; one a core when 0.
 	CreateWorkers int
 	Pool          *cell.Pool
@@ -100,10 +103,13 @@ type Relay struct {
 	dir     *dirServer
 	ctx     context.Context // ends with Serve
 
-	linkCount gauge // incoming links, those that shake hands too
-	circuits  gauge
-	extending gauge
-	streams   gauge // to the internet, and look-ups
+	addresses *addressBook
+
+	linkCount   gauge // incoming links, those that shake hands too
+	clientCount gauge // those of clients
+	circuits    gauge
+	extending   gauge
+	streams     gauge // to the internet, and look-ups
 
 	mu      sync.Mutex // guards what follows
 	wg      sync.WaitGroup
@@ -125,7 +131,11 @@ func New(cfg Config) (*Relay, error) {
 		return nil, fmt.Errorf("relay: %d workers for handshakes: 1 or more are needed, or 0 for one a core", cfg.CreateWorkers)
 	}
 	cfg.complete()
+	if cfg.MaxFiles < 0 {
+		return nil, fmt.Errorf("relay: %d file descriptors: want how many there are, or 0 when that is not known", cfg.MaxFiles)
+	}
 	r := &Relay{cfg: cfg, limits: defaultLimits(), limiter: newLimiter(cfg.Rate), links: map[*link.Link]struct{}{}}
+	r.limits.fit(cfg.MaxFiles)
 	if cfg.Exit != nil {
 		r.exit = newExitNode(r, cfg.Exit)
 	}
@@ -141,10 +151,20 @@ func New(cfg Config) (*Relay, error) {
 	if _, err := r.descriptor(1); err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
-	r.pool = &link.Pool{Dial: r.limitedDial, DialTimeout: dialTimeout, Config: func() *link.Config { return r.linkConfig(false) }}
+	r.pool = &link.Pool{Dial: r.limitedDial, DialTimeout: dialTimeout, Config: func() *link.Config { return r.linkConfig(new(neighbour), false) }}
+	r.addresses = newAddressBook(r.params)
 	r.creator = newCreator(r)
 	r.dir = newDirServer(r.mirror.Handler(), &r.limits)
 	return r, nil
+}
+
+// params returns the parameters of the present consensus; their defaults before
+// there is one.
+func (r *Relay) params() directory.Params {
+	if c := r.mirror.Current(); c != nil {
+		return c.Params
+	}
+	return nil
 }
 
 // complete fills in the defaults.

@@ -181,10 +181,8 @@ func (s *sender) deliver(resp *http.Response) (keep bool, err error) {
 	case !bodyless && resp.ContentLength >= 0:
 		length = strconv.FormatInt(resp.ContentLength, 10)
 	}
+	// A client of HTTP/1.0 knows no chunks: the end of its connection, which is not kept, is the end of the body.
 	chunked := !bodyless && resp.ContentLength < 0 && s.http.ProtoAtLeast(1, 1)
-	if !bodyless && resp.ContentLength < 0 && !chunked {
-		keep = false // the end of the connection is the end of the body
-	}
 	endToEnd(resp.Header)
 	var b bytes.Buffer
 	b.WriteString("HTTP/1.1 " + resp.Status + "\r\n")

@@ -125,6 +125,33 @@ func TestHTTPUpstreamEndsWhileIdle(t *testing.T) {
 	}
 }
 
+// A tunnel leaves no use for the connection that was kept.
+func TestHTTPConnectEndsUpstream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial, targets := dialer()
+		ln := serveMem(t, &Server{Dial: dial})
+		client := ln.dial()
+		write(client, getA)
+		far := <-targets
+		expect(t, far, sentA)
+		write(far, ok5)
+		expect(t, client, ok5)
+		write(client, "CONNECT a.example:80 HTTP/1.1\r\n\r\n")
+		tunnelled := <-targets
+		expect(t, client, established)
+		start := time.Now()
+		if n, err := far.Read(make([]byte, 1)); err != io.EOF {
+			t.Errorf("the origin server read %d, %v", n, err)
+		}
+		if d := time.Since(start); d != 0 {
+			t.Errorf("it was kept for %v", d)
+		}
+		client.Close()
+		far.Close()
+		tunnelled.Close()
+	})
+}
+
 // A kept connection that ends when it is used again is not the client's problem, unless a repetition could do harm.
 func TestHTTPStaleUpstream(t *testing.T) {
 	for _, c := range []struct {
@@ -206,6 +233,7 @@ func TestHTTPSlowAnswer(t *testing.T) {
 		write(client, getA)
 		far := <-targets
 		expect(t, far, sentA)
+		synctest.Wait() // the time for the answer has begun
 		const head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 		write(far, head)
 		expect(t, client, head)

@@ -135,7 +135,7 @@ func (h *httpConn) exchange(f *forward) (again bool, err error) {
 		return false, nil
 	}
 	h.up.used = true
-	if resp.Close || h.up.ahead.Buffered() > 0 {
+	if resp.Close {
 		h.drop()
 	}
 	return true, nil

@@ -31,7 +31,7 @@ func (v *service) place(r *Request) error {
 
 // virtual says whether r's host is an address of the virtual ranges.
 func (v *service) virtual(r *Request) (netip.Addr, bool) {
-	if v.Virtual == nil || r.IsName {
+	if v.Virtual == nil {
 		return netip.Addr{}, false
 	}
 	a, err := netip.ParseAddr(r.Host)

@@ -163,7 +163,7 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 		return err
 	}
 	defer n.close()
-	cfg.Network, cfg.Store, cfg.Log = n.net, n.dir, n.log
+	cfg.Network, cfg.Store, cfg.Log, cfg.MaxFiles = n.net, n.dir, n.log, maxFiles()
 	if cfg.Identity, err = n.identity(); err != nil {
 		return err
 	}

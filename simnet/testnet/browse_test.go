@@ -82,6 +82,7 @@ func (s *socksClient) dialSOCKS(ctx context.Context, _, addr string) (net.Conn, 
 // TestBrowse fetches pages by name, by IPv4 and by IPv6 address, through the
 // client itself and through SOCKS.
 func TestBrowse(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		var from sync.Map // addresses that the sites saw
 		hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -133,6 +134,7 @@ func get(ctx context.Context, web *http.Client, url string) (string, error) {
 // TestDialErrors: the user hears which party failed and why, at once, by Dial
 // and by SOCKS.
 func TestDialErrors(t *testing.T) {
+	t.Parallel()
 	cfg := testnet.Config{Tune: func(_ int, cfg *relay.Config) {
 		if cfg.Exit != nil {
 			// Relays live here: it takes another rule to keep exits from them.
@@ -188,6 +190,7 @@ func TestDialErrors(t *testing.T) {
 
 // TestHalfClose: either side may finish while the other goes on.
 func TestHalfClose(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		big := bytes.Repeat([]byte("0123456789abcdef"), 20_000)
 		serveTCP(t, n, "ask.test", 1, func(c net.Conn) { // hears all, then answers
@@ -237,6 +240,7 @@ func TestHalfClose(t *testing.T) {
 // TestIsolation: streams of different keys share no circuit, those of one key
 // share one, and the exits see as many circuits as there are keys.
 func TestIsolation(t *testing.T) {
+	t.Parallel()
 	const keys = 6
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "hello.test", 80, echo)

@@ -40,6 +40,7 @@ func guardOf(t *testing.T, c *client.Client) (id identity.ID) {
 // TestRestartClient: a client that is started five times keeps its guard, asks
 // no authority again while its consensus is fresh, and leaves nothing behind.
 func TestRestartClient(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "hello.test", 80, echo)
 		path, h, seen := filepath.Join(t.TempDir(), "client"), n.NewHost("alice"), watchOpens(n)
@@ -96,6 +97,7 @@ func TestRestartClient(t *testing.T) {
 // TestTwoClients: clients in one process share nothing, and the end of one does
 // not touch the other.
 func TestTwoClients(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "hello.test", 80, echo)
 		dir := t.TempDir()

@@ -183,6 +183,7 @@ func (o *order) site(c net.Conn) error {
 // end is told from a cut, on links with delay and loss. 300 streams; 10,000 with
 // -soak.
 func TestSoakDelivery(t *testing.T) {
+	t.Parallel()
 	count := 300
 	if *soak {
 		count = 10_000

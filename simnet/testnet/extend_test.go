@@ -61,6 +61,7 @@ func addressAsIdentity(a netip.AddrPort) identity.ID {
 // TestExtendOpensNothing: a relay connects to where its consensus says that a
 // relay is, and nowhere else, whatever it is asked for.
 func TestExtendOpensNothing(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "victim.test", 22, echo)
 		victim := netip.AddrPortFrom(n.Sites.Add("victim.test"), 22)
@@ -118,6 +119,7 @@ func TestExtendOpensNothing(t *testing.T) {
 // TestExtendMisuse: what a circuit may not ask destroys it, and what the next
 // relay refuses is told.
 func TestExtendMisuse(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		h, ctx := n.NewHost("mallory"), within(t, time.Minute)
 		first, second := n.Relays[0], n.Relays[1]
@@ -174,6 +176,7 @@ func TestExtendMisuse(t *testing.T) {
 
 // TestHopIndex: a client says where a circuit begins, and only that.
 func TestHopIndex(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		h, ctx, r := n.NewHost("mallory"), within(t, time.Minute), n.Relays[0]
 		l := linkTo(t, n, h, r)
@@ -201,6 +204,7 @@ func TestHopIndex(t *testing.T) {
 // TestNinthHop builds the longest circuit over real relays, uses it, and asks
 // its end for one hop more.
 func TestNinthHop(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{Relays: 10, Exits: 3}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "hello.test", 80, echo)
 		h, ctx := n.NewHost("mallory"), within(t, time.Minute)

@@ -51,6 +51,7 @@ func busyPath(t *testing.T, n *testnet.Net, c *client.Client) (hops []*testnet.R
 // download, and however, the stream fails and never just ends, and the next one
 // works within seconds.
 func TestRelayFails(t *testing.T) {
+	t.Parallel()
 	const soon = 10 * time.Second
 	link := simnet.LinkParams{Latency: 10 * time.Millisecond}
 	onSimnet(t, simnet.Config{Default: link}, testnet.Config{Relays: 12, Exits: 6}, func(t *testing.T, n *testnet.Net) {
@@ -95,6 +96,7 @@ func TestRelayFails(t *testing.T) {
 // TestAllRelaysGone: Dial says so within its time, and works again once they are
 // back.
 func TestAllRelaysGone(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "echo.test", 80, echo)
 		c := newClient(t, n, client.Config{})
@@ -155,6 +157,7 @@ func checkClear(t *testing.T, when string, c *client.Client) {
 // TestAuthoritiesGone: clients live on the consensus that they have as long as
 // it is valid, and not a moment longer.
 func TestAuthoritiesGone(t *testing.T) {
+	t.Parallel()
 	const interval = 10 * time.Second
 	test := func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "echo.test", 80, echo)
@@ -206,5 +209,30 @@ func TestAuthoritiesGone(t *testing.T) {
 		// Authorities keep what they know.
 		dir := openDir(t, filepath.Join(t.TempDir(), "network"))
 		boot(t, simnet.Config{}, testnet.Config{Interval: interval, Dir: dir}, test)
+	})
+}
+
+// TestAuthoritiesForget: authorities that come back without what they knew hear
+// of the relays again, and the network with them.
+func TestAuthoritiesForget(t *testing.T) {
+	t.Parallel()
+	onSimnet(t, simnet.Config{}, testnet.Config{Interval: 20 * time.Second}, func(t *testing.T, n *testnet.Net) {
+		serveTCP(t, n, "echo.test", 80, echo)
+		c := newClient(t, n, client.Config{})
+		for _, a := range n.Authorities {
+			a.Stop()
+		}
+		for _, a := range n.Authorities {
+			if err := a.Start(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if err := n.AwaitConsensus(within(t, 10*time.Minute)); err != nil {
+			t.Error(err)
+		}
+		if err := roundTrip(dial(t, c, "echo.test:80"), "hello"); err != nil {
+			t.Error(err)
+		}
 	})
 }

@@ -55,6 +55,7 @@ func startOn(t *testing.T, path string, log *slog.Logger) (n *testnet.Net, d *st
 // ends, and starts again with the same files: everybody is who he was, where he
 // was, and ready at once.
 func TestLoopback(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "data")
 	who := func(n *testnet.Net) (all []string) {
 		for _, a := range n.Authorities {
@@ -155,6 +156,7 @@ func (l *lines) String() string {
 // the start fails with an error that names it and says what to do, or it does not
 // matter and the log says so.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	path := filepath.Join(t.TempDir(), "data")
 	n, d, stop, err := startOn(t, path, nil)
 	if err != nil {
@@ -258,6 +260,7 @@ func startAll(t *testing.T, path string, log *slog.Logger) error {
 
 // TestStartErrors: what cannot work is refused at once, in words.
 func TestStartErrors(t *testing.T) {
+	t.Parallel()
 	for want, cfg := range map[string]testnet.Config{
 		"3 to 1000 relays, not 2":        {Relays: 2},
 		"1 to 3 can be exits, not 4":     {Relays: 3, Exits: 4},

@@ -21,6 +21,7 @@ import (
 // TestNoise: strangers who send what they like, or nothing, to a relay or to an
 // authority are cut off within seconds, and everybody else is served.
 func TestNoise(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "echo.test", 80, echo)
 		h := n.NewHost("mallory")
@@ -116,6 +117,7 @@ func checkCutOff(t *testing.T, what string, conn net.Conn, limit time.Duration) 
 // TestHalfOpen: more silent strangers than a relay takes handshakes at a time
 // keep others away for as long as a handshake may take, and no longer.
 func TestHalfOpen(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		h, r := n.NewHost("mallory"), n.Relays[0]
 		for range 400 {

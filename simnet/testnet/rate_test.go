@@ -55,6 +55,7 @@ func checkRate(t *testing.T, what string, tr *traffic, rate int64) {
 // TestRate: relays keep their volunteers' promise on the wire, and what they
 // carry within it is nearly all payload.
 func TestRate(t *testing.T) {
+	t.Parallel()
 	for _, rate := range []int64{relay.MinRate, 100_000} {
 		onSimnet(t, simnet.Config{Buffer: socketBuffer}, testnet.Config{Rate: rateOf(rate)}, func(t *testing.T, n *testnet.Net) {
 			serveTCP(t, n, "drip.test", 80, drip)
@@ -102,6 +103,7 @@ func TestRate(t *testing.T) {
 // that does so makes it read much more than it writes; the other relays have no
 // rate that would hold them up.
 func TestRateOneWay(t *testing.T) {
+	t.Parallel()
 	const rate = relay.MinRate
 	cfg := testnet.Config{Exits: 1, Tune: func(_ int, cfg *relay.Config) {
 		if cfg.Exit != nil {

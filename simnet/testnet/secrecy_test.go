@@ -127,6 +127,7 @@ func (w *wire) split() (h *recorded, sent, answered [][]byte, err error) {
 // and not, for who can read a link, the layers inside. The same attacker with the
 // client's ephemeral secrets reads everything, layer by layer, so it knows how.
 func TestForwardSecrecy(t *testing.T) {
+	t.Parallel()
 	const site, marker = "secret-destination.test", "Attack at dawn, by the old mill. "
 	secret := strings.Repeat(marker, 2000)
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {

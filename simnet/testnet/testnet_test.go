@@ -25,6 +25,7 @@ func rateOf(n int64) relay.Rate { return relay.Rate{BytesPerSecond: n} }
 // TestStopStart: nodes end and begin again, and what is asked twice or too late
 // is refused.
 func TestStopStart(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{Interval: 20 * time.Second}, func(t *testing.T, n *testnet.Net) {
 		r, a := n.Relays[0], n.Authorities[0]
 		if err := r.Start(); err == nil {
@@ -83,6 +84,7 @@ func TestStopStart(t *testing.T) {
 // TestBootAnyTime: a network comes up within seconds, wherever in a period it
 // starts.
 func TestBootAnyTime(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ interval, offset time.Duration }{
 		{testnet.DefaultInterval, 9 * time.Second},
 		{testnet.DefaultInterval, testnet.DefaultInterval - time.Second},
@@ -105,13 +107,14 @@ func TestBootAnyTime(t *testing.T) {
 
 // TestCloseBusy: Close in the middle of everything ends everything.
 func TestCloseBusy(t *testing.T) {
+	t.Parallel()
 	link := simnet.LinkParams{Latency: 10 * time.Millisecond, Loss: 0.01}
 	onSimnet(t, simnet.Config{Seed: 2, Default: link}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "drip.test", 80, drip)
 		serveTCP(t, n, "echo.test", 80, echo)
 		c := newClient(t, n, client.Config{})
 		var conns []net.Conn
-		for i := range 20 {
+		for i := range 12 {
 			conn := dial(t, c, []string{"drip.test:80", "echo.test:80"}[i%2])
 			conns = append(conns, conn)
 			go drip(conn)
@@ -119,7 +122,7 @@ func TestCloseBusy(t *testing.T) {
 				go io.Copy(io.Discard, conn) // the others leave unread what comes
 			}
 		}
-		time.Sleep(time.Second)
+		time.Sleep(300 * time.Millisecond)
 		start := time.Now()
 		n.Close()
 		if took := time.Since(start); took > time.Second {
@@ -140,6 +143,7 @@ func TestCloseBusy(t *testing.T) {
 // TestTune: each relay can be given a configuration of its own; a circuit goes
 // through relays of both suites.
 func TestTune(t *testing.T) {
+	t.Parallel()
 	cfg := testnet.Config{Relays: 3, Exits: 1, Tune: func(i int, cfg *relay.Config) {
 		if i == 1 {
 			cfg.Suite = layer.ChaCha20Poly1305
@@ -154,6 +158,7 @@ func TestTune(t *testing.T) {
 
 // TestSites: sites end with their listeners, and a name is one site.
 func TestSites(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		c := newClient(t, n, client.Config{})
 		ln, err := n.ListenSite("one.test", 80)
@@ -207,6 +212,7 @@ func (f *fakeT) end() {
 // TestTrace: a test that fails shows who spoke with whom, in order and by name,
 // and nothing of what they said.
 func TestTrace(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeT{T: t}
 		link := simnet.LinkParams{Latency: 10 * time.Millisecond}
@@ -260,6 +266,7 @@ func busyPathOrExit(n *testnet.Net, c *client.Client) *testnet.Relay {
 
 // TestPasses: a test that does not fail is not told anything.
 func TestPasses(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeT{T: t}
 		testnet.New(f, testnet.Config{Sim: simnet.New(simnet.Config{}), Relays: 3})

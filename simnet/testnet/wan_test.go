@@ -41,6 +41,7 @@ func thereAndBack(t *testing.T, conn io.ReadWriter, data []byte) {
 
 // TestSlowLinks: 50 ms on every link and 1 % loss cost time and nothing else.
 func TestSlowLinks(t *testing.T) {
+	t.Parallel()
 	link := simnet.LinkParams{Latency: 50 * time.Millisecond, Loss: 0.01}
 	onSimnet(t, simnet.Config{Seed: 3, Default: link}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "echo.test", 80, echo)
@@ -66,6 +67,7 @@ func TestSlowLinks(t *testing.T) {
 // TestPartition: a cut link holds everything up, and when it heals all goes on
 // where it was.
 func TestPartition(t *testing.T) {
+	t.Parallel()
 	link := simnet.LinkParams{Latency: 10 * time.Millisecond}
 	onSimnet(t, simnet.Config{Default: link}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "echo.test", 80, echo)
@@ -98,6 +100,7 @@ func TestPartition(t *testing.T) {
 // TestUnreachableGuard: a guard that falls silent, without a word, is given up
 // for another one, also by a client that starts then.
 func TestUnreachableGuard(t *testing.T) {
+	t.Parallel()
 	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		serveTCP(t, n, "echo.test", 80, echo)
 		path := t.TempDir() + "/client"

@@ -1,0 +1,569 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cepa/crypto/handshake"
+	"cepa/crypto/identity"
+	"cepa/directory"
+	"cepa/link"
+	"cepa/path"
+	"cepa/relay"
+	"cepa/simnet"
+	"cepa/state"
+)
+
+// sample returns a consensus of so many guards and three exits, and its chooser.
+func sample(t testing.TB, guards int) (*path.Chooser, *directory.Consensus) {
+	t.Helper()
+	cons := &directory.Consensus{}
+	for i := range guards + 3 {
+		r := directory.Relay{
+			Nickname: fmt.Sprint("relay", i), Weight: 100, Suite: 1, Version: "1",
+			Flags:     directory.FlagRunning | directory.FlagValid | directory.FlagGuard,
+			Addresses: []netip.AddrPort{netip.AddrPortFrom(netip.AddrFrom4([4]byte{byte(20 + i>>8), byte(i), 0, 1}), 9001)},
+		}
+		binary.BigEndian.PutUint32(r.Identity[:], uint32(i+1))
+		if i >= guards {
+			r.Flags = r.Flags&^directory.FlagGuard | directory.FlagExit
+			r.Exit = directory.AllPorts()
+		}
+		cons.Relays = append(cons.Relays, r)
+	}
+	ch, err := path.New(cons)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ch, cons
+}
+
+func newGuards(t testing.TB, files Files) *guards {
+	t.Helper()
+	g, err := loadGuards(files, rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// attempt asks for guards until there is one that works, and notes what fails, as
+// building a circuit does. It returns all that were tried.
+func attempt(t testing.TB, g *guards, ch *path.Chooser, cons *directory.Consensus, works func(identity.ID) bool) (tried []identity.ID) {
+	t.Helper()
+	seen := map[identity.ID]bool{}
+	for {
+		r, err := g.next(ch, cons, seen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r == nil {
+			return tried
+		}
+		if seen[r.Identity] {
+			t.Fatalf("%s is tried twice in one attempt", r.Nickname)
+		}
+		seen[r.Identity] = true
+		tried = append(tried, r.Identity)
+		ok := works(r.Identity)
+		g.note(r.Identity, ok)
+		if ok {
+			return tried
+		}
+	}
+}
+
+func none(identity.ID) bool { return false }
+func all(identity.ID) bool  { return true }
+
+// TestGuardStays: the first that works is used, for ever and after a restart.
+func TestGuardStays(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ch, cons := sample(t, 50)
+		files := newMemory()
+		var first identity.ID
+		for range 5 { // processes
+			g := newGuards(t, files)
+			for range 20 {
+				got := attempt(t, g, ch, cons, all)
+				if first.IsZero() {
+					first = got[0]
+				}
+				if len(got) != 1 || got[0] != first {
+					t.Fatalf("tried %v, want %v alone", got, first)
+				}
+				time.Sleep(time.Hour)
+			}
+		}
+		if files.writes != 1 {
+			t.Errorf("the file was written %d times", files.writes)
+		}
+	})
+}
+
+// TestGuardOrder: a guard that fails is passed over for a minute, and is the first
+// again then.
+func TestGuardOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ch, cons := sample(t, 50)
+		g := newGuards(t, newMemory())
+		first := attempt(t, g, ch, cons, all)[0]
+		notFirst := func(id identity.ID) bool { return id != first }
+		got := attempt(t, g, ch, cons, notFirst)
+		if len(got) != 2 || got[0] != first {
+			t.Fatalf("tried %v", got)
+		}
+		second := got[1]
+		for range 5 {
+			if got := attempt(t, g, ch, cons, all); len(got) != 1 || got[0] != second {
+				t.Errorf("tried %v while the first is passed over, want %v", got, second)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		time.Sleep(11 * time.Second)
+		if got := attempt(t, g, ch, cons, all); len(got) != 1 || got[0] != first {
+			t.Errorf("tried %v after a minute, want the first again, %v", got, first)
+		}
+		// One that works again is the first at once, though it failed just now.
+		attempt(t, g, ch, cons, none)
+		if got := attempt(t, g, ch, cons, all); got[0] != first {
+			t.Errorf("tried %v after all failed, want the first, %v", got, first)
+		}
+		if got := attempt(t, g, ch, cons, all); len(got) != 1 || got[0] != first {
+			t.Errorf("tried %v next, want the one that works, %v", got, first)
+		}
+	})
+}
+
+// TestGuardLimit: however often all fail, and however often the client is started, no
+// more than the limit is tried, and not all of it at once.
+func TestGuardLimit(t *testing.T) {
+	for _, c := range []struct{ guards, limit int }{{2, 2}, {4, 3}, {15, 3}, {19, 3}, {20, 4}, {50, 10}, {100, 20}, {300, 20}} {
+		synctest.Test(t, func(t *testing.T) {
+			ch, cons := sample(t, c.guards)
+			files := newMemory()
+			ever := map[identity.ID]bool{}
+			g := newGuards(t, files)
+			rounds := func(n int, pause time.Duration) {
+				for range n {
+					for _, id := range attempt(t, g, ch, cons, none) {
+						ever[id] = true
+						// What is tried is on disk already.
+						if stored := newGuards(t, files).list; !slices.Contains(stored, id) {
+							t.Fatal("a guard is tried that is not stored")
+						}
+					}
+					time.Sleep(pause)
+				}
+			}
+			rounds(20, time.Minute)
+			if most := min(c.limit, fewGuards+1); len(ever) > most {
+				t.Errorf("of %d guards %d were tried within 20 minutes, want at most %d", c.guards, len(ever), most)
+			}
+			rounds(30, time.Hour)
+			for range 10 {
+				g = newGuards(t, files)
+				rounds(3, time.Hour)
+			}
+			if len(ever) != c.limit {
+				t.Errorf("of %d guards %d were tried, want %d", c.guards, len(ever), c.limit)
+			}
+		})
+	}
+}
+
+// TestGuardsAtOnce: attempts side by side do not add more than one after the other
+// would.
+func TestGuardsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ch, cons := sample(t, 200)
+		g := newGuards(t, newMemory())
+		var wg sync.WaitGroup
+		for range 30 {
+			wg.Go(func() { attempt(t, g, ch, cons, all) })
+		}
+		wg.Wait()
+		if len(g.list) != 1 {
+			t.Errorf("%d guards for 30 circuits at once", len(g.list))
+		}
+		for range 30 {
+			wg.Go(func() { attempt(t, g, ch, cons, none) })
+		}
+		wg.Wait()
+		if len(g.list) > fewGuards {
+			t.Errorf("%d guards after one round of failures, want at most %d", len(g.list), fewGuards)
+		}
+	})
+}
+
+// TestGuardsGone: guards that left the network, or are guards no more, count as tried:
+// when none is left, the client stops and says what can be done.
+func TestGuardsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ch, cons := sample(t, 10)
+		files := newMemory()
+		g := newGuards(t, files)
+		attempt(t, g, ch, cons, none)
+		if len(g.list) != fewGuards {
+			t.Fatalf("%d guards", len(g.list))
+		}
+		list := slices.Clone(g.list)
+		for i := range cons.Relays {
+			if r := &cons.Relays[i]; slices.Contains(list[:2], r.Identity) {
+				r.Flags &^= directory.FlagGuard
+			}
+		}
+		ch, err := path.New(cons)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := attempt(t, g, ch, cons, none); len(got) != 1 || got[0] != list[2] {
+			t.Errorf("tried %v, want the one that is left", got)
+		}
+		cons.Relays = slices.DeleteFunc(cons.Relays, func(r directory.Relay) bool { return slices.Contains(list, r.Identity) })
+		if ch, err = path.New(cons); err != nil {
+			t.Fatal(err)
+		}
+		_, err = g.next(ch, cons, nil)
+		if err == nil || !strings.Contains(err.Error(), "none of the 3 guards") || !strings.Contains(err.Error(), guardsFile) {
+			t.Errorf("with no guard left: %v", err)
+		}
+		if !slices.Equal(newGuards(t, files).list, list) {
+			t.Error("the list was changed for that")
+		}
+	})
+}
+
+// TestGuardNotStored: what cannot be stored is not used, and does not count.
+func TestGuardNotStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ch, cons := sample(t, 10)
+		files := newMemory()
+		files.refuse = syscall.ENOSPC
+		g := newGuards(t, files)
+		for range 10 {
+			if _, err := g.next(ch, cons, nil); !errors.Is(err, syscall.ENOSPC) {
+				t.Errorf("without space: %v", err)
+			}
+		}
+		if len(g.list) != 0 {
+			t.Errorf("%d guards are kept", len(g.list))
+		}
+		files.refuse = nil
+		first := attempt(t, g, ch, cons, all)[0]
+		// With a disk that is full later on, those that there are serve on.
+		files.refuse = syscall.ENOSPC
+		if got := attempt(t, g, ch, cons, none); len(got) != 1 || got[0] != first {
+			t.Errorf("tried %v, want the one that is stored", got)
+		}
+	})
+}
+
+// TestGuardLeavesPath: no guard is chosen that would be the only exit, or in whose
+// network all exits are.
+func TestGuardLeavesPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 20 {
+			_, cons := sample(t, 3)
+			cons.Relays = cons.Relays[:5]
+			only := &cons.Relays[4]
+			cons.Relays[3].Exit, cons.Relays[3].Flags = directory.PortPolicy{}, directory.FlagRunning|directory.FlagValid
+			only.Flags |= directory.FlagGuard
+			cons.Relays[0].Addresses = []netip.AddrPort{netip.AddrPortFrom(only.Addresses[0].Addr().Next(), 9001)}
+			ch, err := path.New(cons)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := attempt(t, newGuards(t, nil), ch, cons, none)
+			if len(got) != 2 || slices.Contains(got, only.Identity) || slices.Contains(got, cons.Relays[0].Identity) {
+				t.Fatalf("tried %v", got)
+			}
+		}
+		// When there is no exit at all, that is what is said.
+		_, cons := sample(t, 3)
+		cons.Relays = cons.Relays[:3]
+		ch, err := path.New(cons)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var no *path.NoPathError
+		if _, err := newGuards(t, nil).next(ch, cons, nil); !errors.As(err, &no) || no.Position != path.PositionExit {
+			t.Errorf("without exits: %v", err)
+		}
+	})
+}
+
+// TestOffline: which errors are this machine's.
+func TestOffline(t *testing.T) {
+	dial := func(err error) error {
+		return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)}
+	}
+	for _, c := range []struct {
+		err  error
+		want bool
+	}{
+		{dial(syscall.ENETUNREACH), true},
+		{dial(syscall.ENETDOWN), true},
+		{fmt.Errorf("%w; %w", dial(syscall.ENETUNREACH), dial(syscall.ENETUNREACH)), true},
+		{fmt.Errorf("%w; %w", dial(syscall.ECONNREFUSED), dial(syscall.ENETUNREACH)), false}, // no IPv6 here
+		{fmt.Errorf("%w; %w", dial(syscall.ENETUNREACH), context.DeadlineExceeded), false},
+		{fmt.Errorf("%w; %w", dial(syscall.ENETUNREACH), &link.HandshakeError{Step: "x", Err: errors.New("y")}), false},
+		{dial(syscall.ECONNREFUSED), false},
+		{dial(syscall.EHOSTUNREACH), false},
+		{context.DeadlineExceeded, false},
+	} {
+		if got := offline(c.err); got != c.want {
+			t.Errorf("%v: offline %v, want %v", c.err, got, c.want)
+		}
+	}
+}
+
+// TestOfflineKeepsGuards: a machine without network blames no guard, chooses no other,
+// says so, and is back at once when the network is.
+func TestOfflineKeepsGuards(t *testing.T) {
+	run(t, func(w *world) {
+		w.site("9.9.9.9", 80, echo)
+		w.small(exit("9.9.9.9"))
+		var mu sync.Mutex
+		down := false
+		h := w.clientHost()
+		c, _ := w.clientAt(h, func(cfg *Config) {
+			cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				mu.Lock()
+				defer mu.Unlock()
+				if down {
+					return nil, &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ENETUNREACH)}
+				}
+				return h.Dial(ctx, network, addr)
+			}
+		})
+		w.must(c.Ready(w.within(time.Minute)))
+		first := guardList(c)
+		mu.Lock()
+		down = true
+		mu.Unlock()
+		for _, l := range c.links.Links() {
+			l.Close()
+		}
+		time.Sleep(3 * time.Hour)
+		_, err := c.Dial(w.within(time.Minute), "tcp", "example.org:80")
+		wantError(t, err, PartyNetwork, syscall.ENETUNREACH)
+		if err == nil || !strings.Contains(err.Error(), "not connected to the internet") {
+			t.Errorf("the error is %v", err)
+		}
+		if got := guardList(c); !slices.Equal(got, first) {
+			t.Errorf("the guards are %v after three hours without network, and were %v", got, first)
+		}
+		mu.Lock()
+		down = false
+		mu.Unlock()
+		w.must(roundTrip(w.dial(c, "example.org:80"), "hello"))
+		if c.links.Links()[0].Err() != nil || len(guardList(c)) != 1 {
+			t.Error("another guard is used")
+		}
+	})
+}
+
+// TestGuardDown: the next guard is used within seconds, without the user's help, and
+// the first again when it is back.
+func TestGuardDown(t *testing.T) {
+	run(t, func(w *world) {
+		w.site("9.9.9.9", 80, echo)
+		guards, _ := w.small(exit("9.9.9.9"))
+		c := w.readyClient(nil)
+		first := table(c)[0].path[0].Identity
+		i := slices.IndexFunc(guards, func(n *node) bool { return n.Identity() == first })
+		guards[i].halt()
+		time.Sleep(time.Second)
+		w.must(roundTrip(w.dial(c, "example.org:80"), "hello"))
+		if got := table(c)[0].path[0].Identity; got == first {
+			t.Error("the guard that is down is used")
+		}
+		w.start(guards[i])
+		w.shift.Add(int64(time.Hour))
+		w.agree()
+		time.Sleep(maxUnused + guardRetry)
+		all := table(c)
+		for _, x := range all[len(all)-2:] {
+			if x.path[0].Identity != first {
+				t.Error("the first guard is back, and circuits are built through another")
+			}
+		}
+		if n := len(guardList(c)); n != 2 {
+			t.Errorf("%d guards were tried", n)
+		}
+	})
+}
+
+// TestGuardRefuses: a guard that answers and takes no circuits is as good as down.
+func TestGuardRefuses(t *testing.T) {
+	run(t, func(w *world) {
+		w.site("9.9.9.9", 80, echo)
+		guards, _ := w.small(exit("9.9.9.9"))
+		// All but one have replaced their onion keys since they published.
+		for _, g := range guards[1:] {
+			g.halt()
+			onion, err := handshake.OnionKeyFromSecret([32]byte{1, 2, 3, byte(g.at.Addr().As4()[1])})
+			w.must(err)
+			g.cfg.OnionKey = onion
+			ln, err := g.host.Listen("tcp", g.at.String())
+			w.must(err)
+			r, err := relay.New(g.cfg)
+			w.must(err)
+			ctx, cancel := context.WithCancel(w.ctx)
+			g.Relay, g.cancel, g.done = r, cancel, make(chan struct{})
+			go func() {
+				defer close(g.done)
+				_ = r.Serve(ctx, ln)
+			}()
+		}
+		c := w.client(nil)
+		// The paths need a middle that works: with one good guard there is none
+		// but the exits.
+		err := c.Ready(w.within(5 * time.Minute))
+		list := guardList(c)
+		if !slices.Contains(list, guards[0].Identity()) {
+			t.Errorf("the one that takes circuits is not among the guards that were tried: %v (%v)", list, err)
+		}
+		if len(list) > fewGuards {
+			t.Errorf("%d guards were tried", len(list))
+		}
+	})
+}
+
+// TestGuardsOnTheWire: what an observer at the client sees when every guard is blocked
+// for hours, and the client is started three times.
+func TestGuardsOnTheWire(t *testing.T) {
+	run(t, func(w *world) {
+		var guards []*node
+		for i := range 8 {
+			guards = append(guards, w.relay(fmt.Sprint("guard", i), nil))
+		}
+		w.relay("exit", exit("9.9.9.9"))
+		w.agree()
+		h := w.clientHost()
+		var mu sync.Mutex
+		to := map[netip.Addr]int{}
+		w.sim.Tap(func(e simnet.TapEvent) {
+			if e.Kind == simnet.TapOpen && e.From.Addr() == h.Addr() {
+				mu.Lock()
+				to[e.To.Addr()]++
+				mu.Unlock()
+			}
+		})
+		for _, g := range guards {
+			g.halt()
+		}
+		files := newMemory()
+		for range 3 {
+			c, _ := w.clientAt(h, func(cfg *Config) { cfg.Files = files })
+			time.Sleep(2 * time.Hour)
+			c.Close()
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		delete(to, w.auth.Addr())
+		if len(to) == 0 || len(to) > fewGuards {
+			t.Errorf("%d relays were connected to, want at most %d", len(to), fewGuards)
+		}
+		for a, n := range to {
+			if n > 3*2*60*3 {
+				t.Errorf("%v was tried %d times in six hours", a, n)
+			}
+		}
+	})
+}
+
+// TestGuardsFile: a file that is damaged stops the client with an error that names it
+// and says what to do, and stays as it is.
+func TestGuardsFile(t *testing.T) {
+	id := func(i byte) string { return identity.ID{1, i}.String() }
+	good := fmt.Sprintf(`{"version": 1, "data": {"guards": ["%s", "%s"]}}`, id(1), id(2))
+	for name, content := range map[string]string{
+		"empty":            "",
+		"cut":              good[:40],
+		"not JSON":         "guards: none",
+		"another version":  strings.Replace(good, "1,", "2,", 1),
+		"an unknown field": strings.Replace(good, `"guards"`, `"guards": [], "more"`, 1),
+		"a short identity": strings.Replace(good, id(1), id(1)[:62], 1),
+		"no identity":      strings.Replace(good, id(1), strings.Repeat("0", 64), 1),
+		"twice the same":   strings.Replace(good, id(1), id(2), 1),
+		"too large":        good + strings.Repeat(" ", maxGuardsFile),
+		"trailing":         good + "x",
+		"a number":         `{"version": 1, "data": {"guards": [7]}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, err := state.Open(filepath.Join(t.TempDir(), "data"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			if err := os.WriteFile(dir.Path(guardsFile), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			w := world{T: t}
+			network := &directory.Network{Name: "test", Interval: time.Hour, Authorities: []directory.Authority{
+				{Nickname: "auth", Identity: w.key("authority").ID(), Address: "10.0.0.1:7000"},
+			}}
+			c, err := New(Config{Network: network, Files: dir, Dial: func(context.Context, string, string) (net.Conn, error) { return nil, syscall.ENETUNREACH }})
+			if err == nil {
+				c.Close()
+				t.Fatal("accepted")
+			}
+			text := err.Error()
+			if !strings.Contains(text, guardsFile) || !strings.Contains(text, "move it away") || strings.Contains(text, "\n") {
+				t.Errorf("the error is %q", text)
+			}
+			if b, err := os.ReadFile(dir.Path(guardsFile)); err != nil || string(b) != content {
+				t.Errorf("the file was changed: %q, %v", b, err)
+			}
+		})
+	}
+}
+
+// FuzzGuardsFile: what is read is either refused or a list that is stored as the same.
+func FuzzGuardsFile(f *testing.F) {
+	f.Add([]byte(`{"guards":[]}`))
+	f.Add([]byte(`{"guards":["` + strings.Repeat("ab", 32) + `"]}`))
+	f.Add([]byte(`{"guards":["` + strings.Repeat("ab", 32) + `","` + strings.Repeat("ab", 32) + `"]}`))
+	f.Add([]byte(`{"guards":null}`))
+	f.Add([]byte(`{}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		files := newMemory()
+		files.files[guardsFile] = b
+		g, err := loadGuards(files, nil)
+		if err != nil {
+			return
+		}
+		if !bytes.Equal(files.files[guardsFile], b) || files.writes != 0 {
+			t.Error("reading writes")
+		}
+		for i, id := range g.list {
+			if id.IsZero() || slices.Contains(g.list[:i], id) {
+				t.Errorf("the list is %v", g.list)
+			}
+		}
+		if err := files.WriteJSON(guardsFile, guardsVersion, guardsState{g.list}); err != nil {
+			t.Fatal(err)
+		}
+		again, err := loadGuards(files, nil)
+		if err != nil || !slices.Equal(again.list, g.list) {
+			t.Errorf("read again: %v, %v", again, err)
+		}
+	})
+}

@@ -1,0 +1,19 @@
+//go:build unix
+
+package main
+
+import (
+	"math"
+
+	"golang.org/x/sys/unix"
+)
+
+// maxFiles returns how many file descriptors this process may have; 0 when it
+// cannot be told. The runtime has raised the soft limit to the hard one.
+func maxFiles() int {
+	var l unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &l); err != nil || l.Cur > math.MaxInt32 {
+		return 0
+	}
+	return int(l.Cur)
+}
