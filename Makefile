@@ -9,7 +9,7 @@ FUZZTIME ?= 30s
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL      = $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 
-.PHONY: build run test lint fuzz e2e bench soak clean help
+.PHONY: build run test lint fuzz e2e e2e-programs bench soak clean help
 
 build: ## one static binary, bin/cepa
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/cepa ./cmd/cepa
@@ -38,18 +38,24 @@ fuzz: ## every fuzz target for FUZZTIME (30s)
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package </dev/null || exit 1; \
 	done
 
-e2e: build ## curl against bin/cepa simnet
-	@command -v curl >/dev/null || { apt-get update -q && apt-get install -q -y curl; }
+E2E_PROGRAMS = curl wget git ip prlimit torsocks proxychains4 nc.openbsd ssh /usr/sbin/sshd chromium
+E2E_PACKAGES = curl wget git iproute2 util-linux torsocks proxychains4 netcat-openbsd openssh-client openssh-server chromium
+
+e2e-programs:
+	@type $(E2E_PROGRAMS) >/dev/null 2>&1 || { apt-get update -q && apt-get install -q -y --no-install-recommends $(E2E_PACKAGES); }
+
+e2e: build e2e-programs ## curl, git, ssh, a browser and more against bin/cepa; as root also in network namespaces
 	$(GO) test -tags e2e -count=1 -timeout 15m ./e2e
 
-bench: build ## benchmarks of the rooms, then the whole network beside its floor
+bench: build ## benchmarks of the rooms, then whole networks, in one process and in many, beside their floor
 	$(GO) test -run '^$$' -bench . -benchmem ./... | (grep -v 'no test files' || true)
 	bench/run
+	RUNS=1 bench/roles
 
-soak: ## the long campaigns: tests of the packages that know the flag -soak
+soak: build e2e-programs ## the long campaigns: tests of the packages that know the flag -soak
 	@packages=$$(grep -rl --include='*_test.go' 'flag.Bool("soak"' . | xargs -r -n1 dirname | sort -u); \
 	if [ -z "$$packages" ]; then echo "no package has a long campaign"; exit 0; fi; \
-	$(GO) test -count=1 -timeout 3h $$packages -args -soak
+	$(GO) test -tags e2e -count=1 -timeout 3h $$packages -args -soak
 
 clean: ## removes bin/
 	rm -rf bin

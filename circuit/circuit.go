@@ -111,6 +111,3 @@ func sealLayer(st *layer.State, k int, kind byte, dst, src []byte) {
 	src[n] = kind
 	st.Seal(dst[:sealedSize(k)], src[:n+1])
 }
-
-// counts reports whether a message counts in the window.
-func counts(cmd cell.MessageCommand) bool { return cmd != cell.Ack }

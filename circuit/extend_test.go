@@ -462,7 +462,11 @@ func TestAttempts(t *testing.T) {
 			if r.state != extended {
 				t.Errorf("the second attempt is in state %d", r.state)
 			}
+			first.Closed(cell.ReasonLinkLost)
 			r.ExtendFailed(cell.ExtendTimeout) // too late
+			if r.err != nil {
+				t.Errorf("an attempt that was given up has ended the circuit: %v", r.err)
+			}
 			second.Closed(cell.ReasonLinkLost)
 			return false
 		},

@@ -356,26 +356,28 @@ func (o *Origin) message(h *hop, inner []byte, tag [cell.TagSize]byte, c *cell.C
 			return false, err
 		}
 	}
-	last := h.index == o.Len()
-	switch {
-	case m.Command == cell.Ack:
+	rule := m.Command.Rule().Origin
+	if rule == cell.OriginNever || rule != cell.OriginAnyHop && h.index != o.Len() {
+		return false, fmt.Errorf("%w: %s from hop %d", ErrProtocol, m.Command, h.index)
+	}
+	switch m.Command {
+	case cell.Ack:
 		return false, h.acked(m.Payload)
-	case m.Command == cell.Extended && last:
+	case cell.Extended:
 		reply, err := cell.ParseExtended(m.Payload)
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
 		return false, o.deliverReply(reply)
-	case m.Command == cell.ExtendFailed && last:
+	case cell.ExtendFailed:
 		return false, o.extendFailed(m.Payload)
-	case m.Command.OfStream() && last:
+	default:
 		kept, err := h.mux.Handle(m, c)
 		if err != nil {
 			err = fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
 		return kept, err
 	}
-	return false, fmt.Errorf("%w: %s from hop %d", ErrProtocol, m.Command, h.index)
 }
 
 func (o *Origin) extendFailed(p []byte) error {
@@ -417,7 +419,7 @@ func (o *Origin) sealLocked(h *hop, c *cell.Cell, cmd cell.MessageCommand, id ui
 	hops := *o.hops.Load()
 	for k := h.index; k >= 1; k-- {
 		sealLayer(hops[k-1].fwd, k, kind, body, body)
-		if k == h.index && counts(cmd) {
+		if k == h.index && cmd.Rule().Counts {
 			n := sealedSize(k)
 			if err := h.win.sent(body[n-cell.TagSize : n]); err != nil {
 				return err

@@ -84,6 +84,7 @@ func (x *tampered) finish(what, want, passed string) {
 	if got := x.verdict(); got != want {
 		x.t.Errorf("%s: noticed by %q, want %q", what, got, want)
 	}
+	x.end()
 	got, err := readAll(x.t, x.reader)
 	if got != "before"+passed {
 		x.t.Errorf("%s: %q reached the reader, want %q", what, got, "before"+passed)

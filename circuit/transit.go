@@ -218,25 +218,25 @@ func (t *Transit) message(inner []byte, tag [cell.TagSize]byte, c *cell.Cell) (k
 			return false, err
 		}
 	}
-	switch {
-	case m.Command == cell.Ack:
+	t.mu.Lock()
+	last := t.state == alone
+	t.mu.Unlock()
+	rule := m.Command.Rule().Relay
+	if rule == cell.RelayNever || rule != cell.RelayAlways && !last {
+		return false, fmt.Errorf("%w: %s at hop %d", ErrProtocol, m.Command, t.k)
+	}
+	switch m.Command {
+	case cell.Ack:
 		return false, t.acked(m.Payload)
-	case m.Command == cell.Extend:
+	case cell.Extend:
 		return false, t.extend(m.Payload)
-	case m.Command.OfStream():
-		t.mu.Lock()
-		state := t.state
-		t.mu.Unlock()
-		if state != alone {
-			break
-		}
+	default:
 		kept, err := t.mux.Handle(m, c)
 		if err != nil {
 			err = fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
 		return kept, err
 	}
-	return false, fmt.Errorf("%w: %s at hop %d", ErrProtocol, m.Command, t.k)
 }
 
 func (t *Transit) acked(p []byte) error {
@@ -306,7 +306,7 @@ func (t *Transit) sealLocked(c *cell.Cell, cmd cell.MessageCommand, id uint16, p
 	sealLayer(t.back, t.k, kindMessage, body, body)
 	n := sealedSize(t.k)
 	clear(body[n:])
-	if counts(cmd) {
+	if cmd.Rule().Counts {
 		return t.win.sent(body[n-cell.TagSize : n])
 	}
 	return nil

@@ -149,6 +149,7 @@ func TestUnlawfulOut(t *testing.T) {
 				t.Errorf("%s: the next hop got a cell", row.name)
 			}
 			l.wantReasons(row.name, row.hop)
+			l.end()
 			if got, _ := io.ReadAll(far); len(got) > 524288 || row.name != "DATA beyond the credit" && len(got) != 0 {
 				t.Errorf("%s: %d bytes left the exit", row.name, len(got))
 			}
@@ -214,11 +215,38 @@ func TestUnlawfulIn(t *testing.T) {
 	send := func(k int, cmd cell.MessageCommand, id uint16, payload []byte) func(*lab) {
 		return func(l *lab) { l.fromHop(k, cmd, id, payload) }
 	}
+	// All but the last step are lawful while an Extend waits for its answer.
+	pending := func(steps ...func(*lab)) func(*lab) {
+		return func(l *lab) {
+			l.origin.pending = &pendingHop{reply: make(chan []byte, 1), fail: make(chan error, 1)}
+			for i, step := range steps {
+				l.settle()
+				if i > 0 && l.verdict() != "" {
+					t.Error("a lawful answer to EXTEND ends the circuit")
+				}
+				step(l)
+			}
+		}
+	}
 	rows := []fault{
 		{"CONNECTED twice", 3, send(3, cell.Connected, 1, connectedBody())},
 		{"DATA of no stream", 3, send(3, cell.Data, 2, []byte{1})},
 		{"RESOLVED of no look-up", 3, send(3, cell.Resolved, 2, resolvedBody())},
 		{"CREDIT beyond the bound", 3, send(3, cell.Credit, 1, []byte{0xff, 0xff, 0xff, 0xff})},
+		{"EXTENDED twice", 3, pending(
+			send(3, cell.Extended, 0, make([]byte, cell.HopReplySize)),
+			send(3, cell.Extended, 0, make([]byte, cell.HopReplySize)))},
+		{"EXTEND_FAILED after EXTENDED", 3, pending(
+			send(3, cell.Extended, 0, make([]byte, cell.HopReplySize)),
+			send(3, cell.ExtendFailed, 0, []byte{1}))},
+		{"EXTENDED after EXTEND_FAILED", 3, pending(
+			send(3, cell.ExtendFailed, 0, []byte{1}),
+			send(3, cell.Extended, 0, make([]byte, cell.HopReplySize)))},
+		{"EXTENDED from a hop that was not asked", 2, pending(send(2, cell.Extended, 0, make([]byte, cell.HopReplySize)))},
+		{"EXTEND_FAILED from a hop that was not asked", 2, pending(send(2, cell.ExtendFailed, 0, []byte{1}))},
+		{"CREATED instead of EXTENDED", 1, pending(func(l *lab) { l.in[0].to.Receive(cell.Created, make([]byte, cell.BodySize)) })},
+		{"an EXTENDED that is too short", 3, pending(send(3, cell.Extended, 0, []byte{1}))},
+		{"an EXTEND_FAILED for no reason", 3, pending(send(3, cell.ExtendFailed, 0, []byte{0}))},
 		{"content from behind the last hop", 3, func(l *lab) { l.rawIn(3, kindForward, make([]byte, innerSize(3))) }},
 		{"CREATED on a circuit with hops", 1, func(l *lab) { l.in[0].to.Receive(cell.Created, make([]byte, cell.BodySize)) }},
 		{"a cell that is CREATE", 1, func(l *lab) { l.in[0].to.Receive(cell.Create, make([]byte, cell.BodySize)) }},
@@ -260,6 +288,7 @@ func TestUnlawfulIn(t *testing.T) {
 			t.Errorf("%s: noticed by %q, want the origin", row.name, got)
 		}
 		l.wantReasons(row.name, 0)
+		l.end()
 		if got, _ := readAll(t, near); len(got) > 524288 || row.name != "DATA beyond the credit" && got != "" {
 			t.Errorf("%s: %d bytes reached the application", row.name, len(got))
 		}
@@ -290,6 +319,7 @@ func TestUnlawfulNext(t *testing.T) {
 		if got := l.in[1].reason; got != cell.ReasonNone {
 			t.Errorf("%s: the relay before is told %q", name, got)
 		}
+		l.end()
 		_, _ = readAll(t, near)
 		l.close()
 	}

@@ -67,7 +67,7 @@ type receipts struct{ n int }
 
 // due counts a received message and reports whether to acknowledge it.
 func (r *receipts) due(cmd cell.MessageCommand) bool {
-	if !counts(cmd) {
+	if !cmd.Rule().Counts {
 		return false
 	}
 	if r.n++; r.n < AckEvery {

@@ -124,6 +124,9 @@ func TestDeadlines(t *testing.T) {
 		synctest.Wait()
 		near.SetDeadline(time.Now().Add(time.Hour)) // its timer must not outlive Close
 		near.Close()
+		if near.readDL.timer != nil || near.writeDL.timer != nil {
+			t.Error("timers run on after Close")
+		}
 		far.Close()
 		synctest.Wait()
 		p.empty()

@@ -9,8 +9,14 @@ import (
 )
 
 // The methods of this file take one message each, on the reader of a link.
-// They say what is lawful in which state (doc/spec.md section 5); after our
-// own final END, what was under way is dropped within its bounds.
+// What is lawful in which state is the table of doc/spec.md section 5, which
+// cell holds as data; after our own final END, what was under way is dropped
+// within its bounds.
+
+// stateLocked is the stream's state in the words of that table.
+func (s *Stream) stateLocked() cell.StreamState {
+	return cell.StateOf(s.origin, s.answered, s.rcvdEOF, s.sentFinal)
+}
 
 func (s *Stream) handleConnected(p []byte) error {
 	c, err := cell.ParseConnected(p)
@@ -19,7 +25,7 @@ func (s *Stream) handleConnected(p []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.origin || s.answered {
+	if s.stateLocked().Takes(cell.Connected) == cell.Unlawful {
 		return unlawful(cell.Connected, "not expected")
 	}
 	s.answered = true
@@ -35,10 +41,8 @@ func (s *Stream) handleData(p []byte, c *cell.Cell) (kept bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.origin && !s.answered:
-		return false, unlawful(cell.Data, "before CONNECTED")
-	case s.rcvdEOF:
-		return false, unlawful(cell.Data, "after EOF")
+	case s.stateLocked().Takes(cell.Data) == cell.Unlawful:
+		return false, unlawful(cell.Data, "before CONNECTED or after EOF")
 	case int64(len(p)) > s.recvCredit:
 		return false, unlawful(cell.Data, "more than was granted")
 	}
@@ -82,7 +86,7 @@ func (s *Stream) handleCredit(p []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.origin && !s.answered {
+	if s.stateLocked().Takes(cell.Credit) == cell.Unlawful {
 		return unlawful(cell.Credit, "before CONNECTED")
 	}
 	if s.sendCredit+int64(n) > maxCredit {
@@ -100,10 +104,10 @@ func (s *Stream) handleEnd(p []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.stateLocked().TakesEnd(why) == cell.Unlawful {
+		return unlawful(cell.End, "EOF before CONNECTED or after EOF")
+	}
 	if why == cell.EndEOF {
-		if s.rcvdEOF || s.origin && !s.answered {
-			return unlawful(cell.End, "EOF not expected")
-		}
 		s.rcvdEOF = true
 		wake(s.readable)
 		if s.sentEOF && !s.sentFinal {

@@ -228,11 +228,17 @@ func (p *pair) done(streams ...*Stream) {
 	p.empty()
 }
 
-func (p *pair) empty() {
+// forgotten checks that both sides have forgotten all streams.
+func (p *pair) forgotten(what string) {
 	p.t.Helper()
 	if a, b := p.origin.Len(), p.relay.Len(); a != 0 || b != 0 {
-		p.t.Errorf("%d streams are left at the origin, %d at the relay", a, b)
+		p.t.Errorf("%s: %d streams are left at the origin, %d at the relay", what, a, b)
 	}
+}
+
+func (p *pair) empty() {
+	p.t.Helper()
+	p.forgotten("at the end")
 	if n := p.origin.closing + p.relay.closing; n != 0 {
 		p.t.Errorf("%d streams count as unanswered", n)
 	}

@@ -203,6 +203,9 @@ func TestEnds(t *testing.T) {
 			act(far, f.far)
 		}
 		p.settle()
+		if f.near == eof && f.far == eof {
+			p.forgotten(f.name) // what was said is enough: nobody has to Close
+		}
 		for _, end := range []struct {
 			s     *Stream
 			err   error
