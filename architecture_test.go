@@ -69,7 +69,7 @@ var arrows = map[string][]string{
 
 	"cmd/cepa": {
 		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory",
-		"cell", "crypto/handshake", "crypto/identity", "socks", "state",
+		"cell", "crypto/handshake", "crypto/identity", "socks", "state", "virtual",
 	},
 }
 

@@ -78,6 +78,21 @@ func TestKill(t *testing.T) {
 		if err := r.up(); err != nil {
 			t.Error(err)
 		}
+		k.testHalves(t, r)
+	}
+}
+
+// testHalves wants the look at the disk to tell files that are half there.
+func (k *killer) testHalves(t *testing.T, r *role) {
+	t.Helper()
+	d, err := readDisk(r.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range d {
+		if name != "lock" && checkFile(name, text[:len(text)/2], k.network) == nil {
+			t.Errorf("half of %s's %s is taken for whole", r.name, name)
+		}
 	}
 }
 

@@ -59,7 +59,7 @@ type Server struct {
 	// Resolve looks up the addresses of r.Host (CommandResolve, a name) or its names (CommandResolvePTR, an address); the
 	// terms are those of Dial. What it returns is passed on to the client, so it should drop addresses that no honest exit
 	// tells (loopback, private ones); those of the ranges of Virtual, and names that cannot be, are dropped here. Nil means
-	// that these commands are refused as not supported.
+	// that these commands are refused as not supported, but for what Virtual answers.
 	Resolve func(ctx context.Context, r *Request) (ResolveResult, error)
 
 	// Virtual lends addresses to names that have none. RESOLVE of a name that it covers gets one, RESOLVE_PTR of that the
@@ -76,8 +76,7 @@ type Server struct {
 	ExtendedErrors bool
 
 	// HandshakeTimeout bounds all that comes before the dial (each request's fields, in HTTP), and then the writing of the
-	// reply. Zero means
-	// DefaultHandshakeTimeout. There is no timeout on the joined connections.
+	// reply. Zero means DefaultHandshakeTimeout. There is no timeout on the joined connections.
 	HandshakeTimeout time.Duration
 
 	// DialTimeout bounds one call of Dial or Resolve. Zero means DefaultDialTimeout.

@@ -9,7 +9,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"cepa/client"
-	"cepa/socks"
 )
 
 // clientOptions are the flags of `cepa client`.
@@ -22,18 +21,19 @@ func newClient() *cobra.Command {
 	var o clientOptions
 	cmd := &cobra.Command{
 		Use:   "client",
-		Short: "Run a client with a SOCKS5 port",
-		Long: `Run a client of a network: programs that use its SOCKS5 port reach the internet
-through three relays. Connections with different SOCKS user names or passwords
-never share a circuit.`,
-		Example: "  cepa client --network network.toml\n  curl --socks5-hostname 127.0.0.1:9250 https://example.org/",
+		Short: "Run a client with a SOCKS and HTTP proxy port",
+		Long: `Run a client of a network: programs that use its port reach the internet
+through three relays. The port speaks SOCKS5, SOCKS4a and HTTP (CONNECT and plain
+requests). Connections with different user names or passwords never share a
+circuit.`,
+		Example: "  cepa client --network network.toml\n  curl --socks5-hostname 127.0.0.1:9250 https://example.org/\n  https_proxy=http://127.0.0.1:9250 wget https://example.org/",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runClient(cmd.Context(), &o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd, "client")
-	cmd.Flags().StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS5 port")
+	cmd.Flags().StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS and HTTP proxy port")
 	return cmd
 }
 
@@ -60,7 +60,10 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	})
 	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
 	served := make(chan error, 1)
-	srv := &socks.Server{Dial: socksDial(c), Log: n.log}
+	srv, err := newSocks(c, n.log)
+	if err != nil {
+		return err
+	}
 	go func() { served <- srv.Serve(ctx, ln) }()
 	ready := make(chan error, 1)
 	go func() { ready <- c.Ready(ctx) }()

@@ -18,7 +18,6 @@ import (
 	"cepa/control"
 	"cepa/relay"
 	"cepa/simnet/testnet"
-	"cepa/socks"
 	"cepa/state"
 )
 
@@ -60,7 +59,7 @@ test servers can be used.`,
 	f.IntVar(&o.authorities, "authorities", testnet.DefaultAuthorities, "number of directory authorities")
 	f.IntVar(&o.relays, "relays", testnet.DefaultRelays, "number of relays, exits included; at least 3")
 	f.IntVar(&o.exits, "exits", 0, "how many of the relays are exits (default 4, or all of fewer)")
-	f.StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS5 port")
+	f.StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS and HTTP proxy port")
 	f.StringVar(&o.rate, "bandwidth-rate", "", "rate of each relay, such as 500KB/s or 8Mbit/s; at least 20KB/s (default no limit)")
 	f.StringVar(&o.dataDir, "data-dir", defaultDataDir(), "directory for keys, documents, network.toml and control.sock")
 	f.StringVar(&o.readyFile, "ready-file", "", "write a JSON description of the network to this file once everything works")
@@ -225,7 +224,10 @@ func (r *simnetRun) startClient(ctx context.Context) error {
 		return err
 	}
 	r.stage("client: consensus, guard and first circuit")
-	srv := &socks.Server{Dial: socksDial(r.client), Log: r.log}
+	srv, err := newSocks(r.client, r.log)
+	if err != nil {
+		return err
+	}
 	var serveCtx context.Context
 	serveCtx, r.stopServers = context.WithCancel(context.Background())
 	r.serve(func() { srv.Serve(serveCtx, r.socks) })

@@ -3,17 +3,61 @@ package main
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
+	"strings"
+	"time"
 
 	"cepa/cell"
 	"cepa/client"
 	"cepa/socks"
+	"cepa/virtual"
 )
+
+// newSocks returns the server of a SOCKS and HTTP port over c.
+func newSocks(c *client.Client, log *slog.Logger) (*socks.Server, error) {
+	v, err := virtual.New(virtual.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return &socks.Server{
+		Dial: socksDial(c), Resolve: socksResolve(c), Virtual: v, Isolation: isolationKey, ExtendedErrors: true, Log: log,
+	}, nil
+}
+
+// onionSuffix is the domain of our onion services, which this version does not
+// reach yet. Such names never go to an exit.
+const onionSuffix = ".cepa.alt"
+
+// checkName refuses names that no exit may be asked for.
+func checkName(host string) error {
+	if strings.HasSuffix(strings.ToLower(strings.TrimSuffix(host, ".")), onionSuffix) {
+		return &socks.Error{Reply: socks.ReplyHostUnreachable, Err: errors.New("this version does not reach onion services")}
+	}
+	return nil
+}
+
+// socksResolve returns what a SOCKS server looks names up with.
+func socksResolve(c *client.Client) func(context.Context, *socks.Request) (socks.ResolveResult, error) {
+	return func(ctx context.Context, r *socks.Request) (socks.ResolveResult, error) {
+		if err := checkName(r.Host); err != nil {
+			return socks.ResolveResult{}, err
+		}
+		found, err := c.Resolve(ctx, r.Host, isolationKey(r))
+		if err != nil {
+			return socks.ResolveResult{}, &socks.Error{Reply: replyFor(err), Err: err}
+		}
+		return socks.ResolveResult{Addrs: found.Addrs, Names: found.Names, TTL: time.Duration(found.TTL) * time.Second}, nil
+	}
+}
 
 // socksDial returns what a SOCKS server dials with: streams of c, isolated by
 // user name and password.
 func socksDial(c *client.Client) func(context.Context, *socks.Request) (net.Conn, error) {
 	return func(ctx context.Context, r *socks.Request) (net.Conn, error) {
+		if err := checkName(r.Host); err != nil {
+			return nil, err
+		}
 		conn, err := c.DialTarget(ctx, client.Target{Host: r.Host, Port: r.Port, Isolation: isolationKey(r)})
 		if err != nil {
 			return nil, &socks.Error{Reply: replyFor(err), Err: err}
