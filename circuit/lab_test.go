@@ -366,3 +366,31 @@ func TestLab(t *testing.T) {
 		l.close()
 	}
 }
+
+// TestLost cuts each link of circuits of each length: both parts of the circuit
+// hear of it, and nobody is told a reason across hops.
+func TestLost(t *testing.T) {
+	for hops := 1; hops <= cell.MaxHops; hops++ {
+		for link := range hops {
+			l := newLab(t, hops, layer.AES256GCM)
+			near, far := l.open()
+			mustWrite(t, near, "under way")
+			l.settle()
+			l.out[link].lose()
+			l.settle()
+			if v := l.verdict(); v != "" || !errors.Is(l.origin.Err(), ErrDestroyed) || !errors.Is(l.cause, ErrDestroyed) {
+				t.Errorf("%d hops, link %d: %q, the origin says %v", hops, link+1, v, l.origin.Err())
+			}
+			for k := range hops {
+				if l.out[k].reason != cell.ReasonNone || l.in[k].reason != cell.ReasonNone {
+					t.Errorf("%d hops, link %d: link %d carries a reason", hops, link+1, k+1)
+				}
+			}
+			l.end()
+			if got, _ := readAll(t, far); got != "under way" {
+				t.Errorf("%d hops, link %d: %q left the exit", hops, link+1, got)
+			}
+			l.close()
+		}
+	}
+}

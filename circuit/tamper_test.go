@@ -108,8 +108,11 @@ func TestFlip(t *testing.T) {
 			for link := 1; link <= hopsOfTampering; link++ {
 				for pos := -1; pos < cell.BodySize; pos++ {
 					bits := []int{(pos + 1 + 3*link) % 8}
-					if *soak {
+					switch {
+					case *soak:
 						bits = []int{0, 1, 2, 3, 4, 5, 6, 7}
+					case suite == layer.ChaCha20Poly1305 && (pos+link)%5 != 0:
+						continue // every byte is flipped with the other suite
 					}
 					for _, bit := range bits {
 						x := tamper(t, suite, out, link)

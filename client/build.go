@@ -19,20 +19,20 @@ const webPort = 443
 
 // hopError says at which hop building a circuit failed.
 type hopError struct {
-	hop      int
-	nickname string
-	err      error
+	hop   int
+	relay *directory.Relay
+	err   error
 }
 
 // Error implements error.
 func (e *hopError) Error() string {
-	return fmt.Sprintf("client: hop %d (%s): %v", e.hop, e.nickname, e.err)
+	return fmt.Sprintf("client: hop %d (%s): %v", e.hop, e.relay.Nickname, e.err)
 }
 
 // Unwrap returns the cause.
 func (e *hopError) Unwrap() error { return e.err }
 
-// newCircuit builds one circuit that serves w, with none of the exits in avoid,
+// newCircuit builds one circuit that serves w, with none of the relays in avoid,
 // and enters it in the table, belonging to w.key at once if assigned.
 func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []identity.ID) (*circ, error) {
 	select {
@@ -96,7 +96,7 @@ func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directo
 	o := circuit.NewOrigin(circuit.OriginConfig{Pool: c.cfg.Pool, Rand: c.cfg.Rand, OnClose: onClose})
 	out, err := l.Open(o)
 	if err != nil {
-		return nil, &hopError{1, relays[0].Nickname, err}
+		return nil, &hopError{1, relays[0], err}
 	}
 	o.Attach(out)
 	for i, r := range relays {
@@ -106,7 +106,7 @@ func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directo
 		}
 		if err != nil {
 			o.Close()
-			return nil, &hopError{i + 1, r.Nickname, err}
+			return nil, &hopError{i + 1, r, err}
 		}
 	}
 	return o, nil
@@ -142,7 +142,7 @@ func (c *Client) enter(x *circ, key string, assigned bool) error {
 	// When it ended before it was entered, nobody else takes it out again.
 	if err := x.origin.Err(); err != nil {
 		c.forget(x)
-		return &hopError{hops, x.exit().Nickname, err}
+		return &hopError{hops, x.exit(), err}
 	}
 	c.reached(PhaseReady)
 	return nil

@@ -60,11 +60,12 @@ func (w want) servedBy(r *directory.Relay) bool {
 // trail is what one Dial has tried so far.
 type trail struct {
 	circuits map[uint64]bool
-	exits    []identity.ID // that refused: another circuit to them is no use
+	avoid    []identity.ID // exits that refused, and relays that were not reached: others are wanted
+	failures int           // circuits that could not be built
 }
 
 func (t *trail) tried(x *circ) bool {
-	return t.circuits[x.id] || slices.Contains(t.exits, x.exit().Identity)
+	return t.circuits[x.id] || slices.Contains(t.avoid, x.exit().Identity)
 }
 
 // buildKey says whom a circuit under construction is for. Those who have tried
@@ -94,7 +95,7 @@ func (c *Client) circuitFor(ctx context.Context, w want, t *trail) (*circ, error
 		c.mu.Unlock()
 		return x, nil
 	}
-	k := buildKey{w, len(t.circuits)}
+	k := buildKey{w, len(t.circuits) + t.failures}
 	b := c.builds[k]
 	var evicted *circ
 	if b == nil {
@@ -105,7 +106,7 @@ func (c *Client) circuitFor(ctx context.Context, w want, t *trail) (*circ, error
 		}
 		b = &build{done: make(chan struct{})}
 		c.builds[k] = b
-		avoid := slices.Clone(t.exits)
+		avoid := slices.Clone(t.avoid)
 		c.wg.Add(1)
 		go func() {
 			defer c.wg.Done()

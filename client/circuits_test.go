@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,7 @@ import (
 // TestReadyCircuits: they are built ahead, given to the first who comes, replaced, and
 // not built without end.
 func TestReadyCircuits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		w.small(exit("9.9.9.9"), exit("9.9.9.9"))
@@ -54,6 +56,7 @@ func TestReadyCircuits(t *testing.T) {
 // TestIsolation: streams of different keys never share a circuit, whatever comes at
 // once.
 func TestIsolation(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		w.small(exit("9.9.9.9"), exit("9.9.9.9"))
@@ -98,30 +101,47 @@ func TestIsolation(t *testing.T) {
 // TestEntersAssigned: a circuit that was built for a key is nobody else's, not even for
 // the moment in which it is entered.
 func TestEntersAssigned(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.small(exit("9.9.9.9"))
 		c := w.readyClient(nil)
-		c.mu.Lock()
-		for _, x := range c.circuits { // nothing is ready
-			x.retired = true
-		}
-		c.mu.Unlock()
-		x, err := c.newCircuit(c.ctx, want{key: "mine", port: 80}, true, nil)
-		w.must(err)
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		if !x.assigned || x.key != "mine" {
-			t.Error("it has no owner")
-		}
-		for _, key := range []string{"yours", ""} {
-			for _, y := range c.circuits {
-				if y != x {
-					y.retired = true
+		model := table(c)[0]
+		for i := range 3000 {
+			x := &circ{id: 1_000_000 + uint64(i), origin: model.origin, path: model.path, born: time.Now()}
+			stop, done := make(chan struct{}), make(chan *circ, 1)
+			go func() { // takes what it can get, as soon as it is there
+				var got *circ
+				for running := true; running; {
+					select {
+					case <-stop:
+						running = false
+					default:
+						runtime.Gosched()
+					}
+					c.mu.Lock()
+					if y := c.circuits[x.id]; y != nil && !y.assigned {
+						got = y
+					}
+					c.mu.Unlock()
+				}
+				done <- got
+			}()
+			w.must(c.enter(x, "mine", true))
+			close(stop)
+			if <-done != nil {
+				t.Fatalf("circuit %d was there for anybody", i)
+			}
+			c.mu.Lock()
+			if !x.assigned || x.key != "mine" || x.firstUsed.IsZero() {
+				t.Fatal("it has no owner")
+			}
+			for _, key := range []string{"yours", ""} {
+				if y := c.takeLocked(want{key: key, port: 80}, &trail{}, time.Now()); y == x {
+					t.Fatalf("key %q gets it", key)
 				}
 			}
-			if y := c.takeLocked(want{key: key, port: 80}, &trail{}, time.Now()); y != nil {
-				t.Errorf("key %q gets circuit %d", key, y.id)
-			}
+			delete(c.circuits, x.id)
+			c.mu.Unlock()
 		}
 	})
 }
@@ -129,6 +149,7 @@ func TestEntersAssigned(t *testing.T) {
 // TestBuildsOnce: many who want the same wait for one circuit; it is built to its end
 // when they are gone, and who comes then has it.
 func TestBuildsOnce(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 8080, echo)
 		// Ready circuits are for port 443, which only the first exit serves.
@@ -169,6 +190,7 @@ func TestBuildsOnce(t *testing.T) {
 
 // TestPorts: a circuit is used for what its exit serves, by port and kind of address.
 func TestPorts(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		seen := make([]*resolver, 3)
 		for i := range seen {
@@ -204,6 +226,7 @@ func TestPorts(t *testing.T) {
 // TestDirtyCircuits: a circuit takes new streams for ten minutes, and ends when the last
 // that it has ends.
 func TestDirtyCircuits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		w.small(exit("9.9.9.9"), exit("9.9.9.9"))
@@ -237,6 +260,7 @@ func TestDirtyCircuits(t *testing.T) {
 
 // TestUnusedCircuits: a circuit that nobody needed is replaced after half an hour.
 func TestUnusedCircuits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.small(exit("9.9.9.9"))
 		c := w.readyClient(nil)
@@ -254,6 +278,7 @@ func TestUnusedCircuits(t *testing.T) {
 // TestLostCircuits: circuits that are lost are replaced, and when they are lost as soon
 // as they stand, ever more slowly.
 func TestLostCircuits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.small(exit("9.9.9.9"))
 		c := w.readyClient(nil)
@@ -286,6 +311,7 @@ func TestLostCircuits(t *testing.T) {
 // TestNoBusyLoop: when no circuit can be built, that is tried ever more slowly, and the
 // log is spared.
 func TestNoBusyLoop(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(w *world){
 		"no exits": func(w *world) { w.small() },
 		"guards down": func(w *world) {
@@ -325,6 +351,7 @@ func TestNoBusyLoop(t *testing.T) {
 // TestTooManyCircuits: with ever new keys, the circuits that rest make room, and when
 // none does, the user is told.
 func TestTooManyCircuits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		guards, _ := w.small(exit("9.9.9.9"), exit("9.9.9.9"))
@@ -380,6 +407,7 @@ func TestTooManyCircuits(t *testing.T) {
 // TestBuildsAtOnce: isolated streams that come together build at once, and not one
 // after the other.
 func TestBuildsAtOnce(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		w.small(exit("9.9.9.9"), exit("9.9.9.9"))

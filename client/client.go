@@ -47,11 +47,18 @@ const (
 	// consensusTimeout is how long building a circuit waits for a consensus: as
 	// long as a network takes that starts together with the client.
 	consensusTimeout = 20 * time.Second
+	// consensusRetry is how long a stream waits for another look when the last
+	// attempt to fetch one has failed.
+	consensusRetry = 5 * time.Second
 	// streamTimeout is how long an exit may take to answer: its own limits
 	// for a name (10 s) and addresses (15 s), and some way.
 	streamTimeout = 30 * time.Second
-	// maxAttempts is how many circuits one Dial may use.
+	// maxAttempts is how many circuits one Dial may use, and maxFailures how
+	// many it may fail to get; between those it pauses, twice as long each
+	// time: 3.1 s in all.
 	maxAttempts = 3
+	maxFailures = 6
+	buildPause  = 100 * time.Millisecond
 	// tidyEvery is how often old circuits are looked for.
 	tidyEvery = 30 * time.Second
 	// retryMin and retryMax bound the pause after a circuit that was built ahead

@@ -139,13 +139,19 @@ func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ)
 	if c.expired() {
 		// Nor are the circuits that there are used: who may be in them was
 		// agreed for that time only.
+		c.lookAgain(ctx)
 		if _, err := c.validConsensus(ctx); err != nil {
 			return c.unready(ctx, err)
 		}
 	}
 	var last *Error
 	t := trail{circuits: map[uint64]bool{}}
-	for range maxAttempts {
+	for len(t.circuits) < maxAttempts && t.failures < maxFailures {
+		if t.failures > 0 {
+			// Relays that were just started, or that are behind with the
+			// consensus, need a moment.
+			sleep(ctx, buildPause<<(t.failures-1))
+		}
 		x, err := c.circuitFor(ctx, w, &t)
 		switch {
 		case err == nil:
@@ -155,10 +161,22 @@ func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ)
 			return ErrClosed
 		case last != nil && last.Party == PartyExit:
 			return last // there is no other exit: what the one there was said
+		case last != nil && errors.Is(err, path.ErrNoPath):
+			// All that could be tried instead has failed too: start over.
+			t.avoid = nil
+			t.failures++
+			continue
 		default:
 			if last = buildError(err); final(err) {
 				return last
 			}
+			// A relay that was not reached is not tried again for this stream. (Who
+			// says so is the relay before it. It could as well fail until it likes
+			// the choice, and has maxFailures for either.)
+			if hop := (*hopError)(nil); errors.As(err, &hop) && hop.hop > 1 {
+				t.avoid = append(t.avoid, hop.relay.Identity)
+			}
+			t.failures++
 			continue
 		}
 		t.circuits[x.id] = true
@@ -171,13 +189,25 @@ func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ)
 		case last.Party == PartyDestination:
 			return last
 		case last.Party == PartyExit:
-			t.exits = append(t.exits, x.exit().Identity)
+			t.avoid = append(t.avoid, x.exit().Identity)
 		}
 	}
 	if c.ctx.Err() != nil {
 		return ErrClosed
 	}
 	return last
+}
+
+// lookAgain has a consensus fetched soon, and waits a little for it: the pauses
+// between attempts have grown long when the network was away for long.
+func (c *Client) lookAgain(ctx context.Context) {
+	if c.mirror.Problem() == nil {
+		return
+	}
+	c.mirror.Hurry()
+	ctx, cancel := context.WithTimeout(ctx, consensusRetry)
+	defer cancel()
+	c.mirror.Wait(ctx) // whether there is one is asked next
 }
 
 // unready is the error of a request that found no valid consensus.

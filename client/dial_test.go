@@ -24,6 +24,7 @@ import (
 // TestDialRefusals: what is wrong with the arguments is said at once, without a circuit,
 // and never with the destination in the text.
 func TestDialRefusals(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.small(exit("9.9.9.9"))
 		c := w.client(nil) // nothing is ready yet
@@ -75,6 +76,7 @@ func TestDialRefusals(t *testing.T) {
 // TestDestinationErrorIsFinal: what the destination or its name server says, another
 // exit would say too.
 func TestDestinationErrorIsFinal(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		var mu sync.Mutex
 		var answer error
@@ -125,6 +127,7 @@ func TestDestinationErrorIsFinal(t *testing.T) {
 // TestOtherExits: an exit that refuses, by its policy or because it cannot, is not the
 // last word; each is asked once, and no more than maxAttempts are.
 func TestOtherExits(t *testing.T) {
+	t.Parallel()
 	bad := func() *resolver { return &resolver{addr: "10.0.0.1"} } // which no exit opens
 	good := func() *resolver { return &resolver{addr: "9.9.9.9"} }
 	broken := func() *resolver { return &resolver{err: &net.DNSError{Err: "server misbehaving", IsTemporary: true}} }
@@ -179,6 +182,7 @@ func TestOtherExits(t *testing.T) {
 // TestCircuitLostBeforeConnected: another circuit is used, and the user hears nothing of
 // it.
 func TestCircuitLostBeforeConnected(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		slow, good := &resolver{hang: true}, &resolver{addr: "9.9.9.9"}
@@ -218,6 +222,7 @@ func TestCircuitLostBeforeConnected(t *testing.T) {
 // TestCircuitLostAfterConnected: nothing is sent twice. The stream fails, and is no end
 // of data.
 func TestCircuitLostAfterConnected(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		var accepted atomic.Int64
 		w.site("9.9.9.9", 80, func(c net.Conn) {
@@ -248,6 +253,7 @@ func TestCircuitLostAfterConnected(t *testing.T) {
 // TestSilentCircuit: when something on the way swallows what it gets, another circuit is
 // tried after a while, and nobody else uses that one.
 func TestSilentCircuit(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		_, outs := w.small(exit("9.9.9.9"), exit("9.9.9.9"))
@@ -277,6 +283,7 @@ func TestSilentCircuit(t *testing.T) {
 // TestDialContext: the user's patience ends a Dial at any point, with what is known of
 // the reason, and nothing stays open.
 func TestDialContext(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		slow := &resolver{hang: true}
 		guards, outs := w.small(exitWith(slow, directory.AllPorts()))
@@ -311,6 +318,7 @@ func TestDialContext(t *testing.T) {
 
 // TestResolve: names and addresses, by way of exits, with the same care.
 func TestResolve(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		broken, good := &resolver{err: syscall.EIO}, &resolver{addr: "9.9.9.9"}
 		w.small(exitWith(broken, directory.AllPorts()), exitWith(good, directory.AllPorts()))
@@ -352,6 +360,7 @@ func TestResolve(t *testing.T) {
 
 // TestStatusHidesDestinations: what a client tells about itself does not say where to.
 func TestStatusHidesDestinations(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 4711, echo)
 		w.small(exit("9.9.9.9"))
@@ -397,6 +406,7 @@ func TestStatusHidesDestinations(t *testing.T) {
 
 // TestBuildError: who is blamed when there is no circuit.
 func TestBuildError(t *testing.T) {
+	t.Parallel()
 	refusing := &path.NoPathError{Position: path.PositionExit, Relays: 4, Refusing: 2}
 	for _, x := range []struct {
 		err   error
@@ -406,7 +416,7 @@ func TestBuildError(t *testing.T) {
 		{fmt.Errorf("client: %w", refusing), PartyExit, true},
 		{fmt.Errorf("client: %w", &path.NoPathError{Position: path.PositionExit, Relays: 4, Unfit: 4}), PartyNetwork, true},
 		{fmt.Errorf("client: %w", &path.NoPathError{Position: path.PositionMiddle, Refusing: 1}), PartyNetwork, true},
-		{&hopError{2, "relay", cell.ExtendConnect}, PartyCircuit, false},
+		{&hopError{2, new(directory.Relay), cell.ExtendConnect}, PartyCircuit, false},
 		{fmt.Errorf("%w: expired", ErrNotReady), PartyNetwork, true},
 		{errBusy, PartyNetwork, true},
 		{errors.New("guard"), PartyNetwork, false},

@@ -93,6 +93,7 @@ func all(identity.ID) bool  { return true }
 
 // TestGuardStays: the first that works is used, for ever and after a restart.
 func TestGuardStays(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ch, cons := sample(t, 50)
 		files := newMemory()
@@ -119,6 +120,7 @@ func TestGuardStays(t *testing.T) {
 // TestGuardOrder: a guard that fails is passed over for a minute, and is the first
 // again then.
 func TestGuardOrder(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ch, cons := sample(t, 50)
 		g := newGuards(t, newMemory())
@@ -153,6 +155,7 @@ func TestGuardOrder(t *testing.T) {
 // TestGuardLimit: however often all fail, and however often the client is started, no
 // more than the limit is tried, and not all of it at once.
 func TestGuardLimit(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct{ guards, limit int }{{2, 2}, {4, 3}, {15, 3}, {19, 3}, {20, 4}, {50, 10}, {100, 20}, {300, 20}} {
 		synctest.Test(t, func(t *testing.T) {
 			ch, cons := sample(t, c.guards)
@@ -190,6 +193,7 @@ func TestGuardLimit(t *testing.T) {
 // TestGuardsAtOnce: attempts side by side do not add more than one after the other
 // would.
 func TestGuardsAtOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ch, cons := sample(t, 200)
 		g := newGuards(t, newMemory())
@@ -214,6 +218,7 @@ func TestGuardsAtOnce(t *testing.T) {
 // TestGuardsGone: guards that left the network, or are guards no more, count as tried:
 // when none is left, the client stops and says what can be done.
 func TestGuardsGone(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ch, cons := sample(t, 10)
 		files := newMemory()
@@ -251,6 +256,7 @@ func TestGuardsGone(t *testing.T) {
 
 // TestGuardNotStored: what cannot be stored is not used, and does not count.
 func TestGuardNotStored(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ch, cons := sample(t, 10)
 		files := newMemory()
@@ -277,6 +283,7 @@ func TestGuardNotStored(t *testing.T) {
 // TestGuardLeavesPath: no guard is chosen that would be the only exit, or in whose
 // network all exits are.
 func TestGuardLeavesPath(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		for range 20 {
 			_, cons := sample(t, 3)
@@ -310,6 +317,7 @@ func TestGuardLeavesPath(t *testing.T) {
 
 // TestOffline: which errors are this machine's.
 func TestOffline(t *testing.T) {
+	t.Parallel()
 	dial := func(err error) error {
 		return &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", err)}
 	}
@@ -336,6 +344,7 @@ func TestOffline(t *testing.T) {
 // TestOfflineKeepsGuards: a machine without network blames no guard, chooses no other,
 // says so, and is back at once when the network is.
 func TestOfflineKeepsGuards(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		w.small(exit("9.9.9.9"))
@@ -382,6 +391,7 @@ func TestOfflineKeepsGuards(t *testing.T) {
 // TestGuardDown: the next guard is used within seconds, without the user's help, and
 // the first again when it is back.
 func TestGuardDown(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		guards, _ := w.small(exit("9.9.9.9"))
@@ -412,6 +422,7 @@ func TestGuardDown(t *testing.T) {
 
 // TestGuardRefuses: a guard that answers and takes no circuits is as good as down.
 func TestGuardRefuses(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		guards, _ := w.small(exit("9.9.9.9"))
@@ -449,6 +460,7 @@ func TestGuardRefuses(t *testing.T) {
 // TestGuardsOnTheWire: what an observer at the client sees when every guard is blocked
 // for hours, and the client is started three times.
 func TestGuardsOnTheWire(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		var guards []*node
 		for i := range 8 {
@@ -492,6 +504,7 @@ func TestGuardsOnTheWire(t *testing.T) {
 // TestGuardsFile: a file that is damaged stops the client with an error that names it
 // and says what to do, and stays as it is.
 func TestGuardsFile(t *testing.T) {
+	t.Parallel()
 	id := func(i byte) string { return identity.ID{1, i}.String() }
 	good := fmt.Sprintf(`{"version": 1, "data": {"guards": ["%s", "%s"]}}`, id(1), id(2))
 	for name, content := range map[string]string{

@@ -61,6 +61,7 @@ type node struct {
 	host   *simnet.Host
 	at     netip.AddrPort
 	flags  directory.Flags
+	weight uint64
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -165,6 +166,13 @@ func (w *world) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.doc.ServeHTTP(rw, r)
 }
 
+// asks returns how often the authority was asked for the consensus.
+func (w *world) asks() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.asked
+}
+
 func (w *world) startAuthority() {
 	w.Helper()
 	ln, err := w.auth.Listen("tcp", w.network.Authorities[0].Address)
@@ -197,7 +205,7 @@ func (w *world) relay(name string, change func(*relay.Config)) *node {
 	at := netip.AddrPortFrom(addr, 9001)
 	onion, err := handshake.OnionKeyFromSecret(sha256.Sum256([]byte(name + " onion")))
 	w.must(err)
-	n := &node{name: name, host: w.sim.Host(name, addr), at: at, flags: directory.FlagRunning | directory.FlagValid | directory.FlagGuard}
+	n := &node{name: name, host: w.sim.Host(name, addr), at: at, flags: directory.FlagRunning | directory.FlagValid | directory.FlagGuard, weight: 100}
 	n.cfg = relay.Config{
 		Network: w.network, Identity: w.key(name), OnionKey: onion, Nickname: name, Addresses: []netip.AddrPort{at},
 		Dial: n.host.Dial, CreateWorkers: 1, Pool: &w.pool, Now: w.now,
@@ -206,7 +214,8 @@ func (w *world) relay(name string, change func(*relay.Config)) *node {
 		change(&n.cfg)
 	}
 	if n.cfg.Exit != nil {
-		n.flags = n.flags&^directory.FlagGuard | directory.FlagExit
+		// Scarce, so that paths have guards in their middle.
+		n.flags, n.weight = n.flags&^directory.FlagGuard|directory.FlagExit, 1
 	}
 	w.nodes = append(w.nodes, n)
 	w.start(n)
@@ -251,7 +260,7 @@ func (w *world) agree(nodes ...*node) {
 		if d == nil {
 			w.Fatalf("%s has not published", n.name)
 		}
-		v.Entries = append(v.Entries, directory.VoteEntry{Descriptor: d, Flags: n.flags, Weight: 100})
+		v.Entries = append(v.Entries, directory.VoteEntry{Descriptor: d, Flags: n.flags, Weight: n.weight})
 	}
 	w.mu.Unlock()
 	slices.SortFunc(v.Entries, func(a, b directory.VoteEntry) int { return a.Descriptor.Identity.Compare(b.Descriptor.Identity) })

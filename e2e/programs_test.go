@@ -43,6 +43,7 @@ func TestHosts(t *testing.T) {
 		{"torsocks", testTorsocks},
 		{"tor-resolve", testTorResolve},
 		{"proxychains4", testProxychains},
+		{"netcat", testNetcat},
 		{"ssh", testSSH},
 		{"chromium", testChromium},
 	} {
@@ -213,6 +214,24 @@ func testProxychains(t *testing.T, n *rolesNet) {
 			want(t, "curl", run("curl", "--silent", "--show-error", "--fail", n.web.url(webName, "/")), pageText)
 			want(t, "wget", run("wget", "--quiet", "--tries=1", "--output-document=-", n.web.url(webName, "/bytes/1000000")), string(n.web.data[:1_000_000]))
 		})
+	}
+}
+
+// testNetcat closes one direction of a connection before the other has begun.
+func testNetcat(t *testing.T, n *rolesNet) {
+	_, port, err := net.SplitHostPort(n.web.last)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, size := range []int{1, 2_000_000} {
+		file := filepath.Join(t.TempDir(), "data")
+		if err := os.WriteFile(file, n.web.data[:size], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		got := n.run(t, "sh", "-c", `"$@" <"$0"`, file, "nc.openbsd", "-N", "-X", "5", "-x", n.socks, webName, port)
+		want(t, "answer", got, fmt.Sprintf("%d\n%s", size, n.web.data[:lastBytes]))
+		t.Logf("%d bytes, then the answer: %v", size, time.Since(began).Round(time.Millisecond))
 	}
 }
 

@@ -47,11 +47,16 @@ const album = 60
 // maxBytes is the largest file that the site has, in bytes.
 const maxBytes = 20_000_000
 
+// lastBytes is how much the server at web.last answers, after a number and a line
+// end.
+const lastBytes = 3_000_000
+
 // web is the far end: an http and https site with a git repository, and the name
 // server that knows it. Only exits reach it.
 type web struct {
 	host             *host
 	http, https, dns string // addresses
+	last             string // address of a server that answers after its client's last word
 	ca               string // file with the site's certificate
 	repository       string // what /git/repo.git is a copy of
 	data             []byte // what /bytes/N is the beginning of
@@ -74,6 +79,9 @@ func startWeb(t *testing.T, h *host) *web {
 	w.http, w.https = plain.Addr().String(), secure.Addr().String()
 	w.serve(t, plain, handler)
 	w.serve(t, tls.NewListener(secure, &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}}), handler)
+	last := h.listen(t, 0)
+	w.last = last.Addr().String()
+	go w.answerLast(last) // ends when the listener is closed
 	pc := h.listenPacket(t, 0)
 	w.dns = pc.LocalAddr().String()
 	go w.answerNames(pc) // ends when the socket is closed
@@ -84,6 +92,24 @@ func (w *web) serve(t *testing.T, ln net.Listener, handler http.Handler) {
 	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 	t.Cleanup(func() { srv.Close() })
 	go srv.Serve(ln) // ends with Close
+}
+
+// answerLast serves connections whose client says all that it has to say, closes
+// its direction, and only then is answered: how much came, and data.
+func (w *web) answerLast(ln net.Listener) {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer c.Close()
+			n, err := io.Copy(io.Discard, c)
+			if err == nil {
+				_, _ = fmt.Fprintf(c, "%d\n%s", n, w.data[:lastBytes]) // the client sees when it is not whole
+			}
+		}()
+	}
 }
 
 // url returns the address of a page by one of the site's names.

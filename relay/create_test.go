@@ -76,6 +76,7 @@ func lawful(w *world, n *node, index uint8) cell.CreateBody {
 // TestHopIndex: only a relay of the consensus may say that a circuit comes from
 // further away, and an identity that anybody can make does not make one.
 func TestHopIndex(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.relay("a", nil)
 		b := w.relay("b", nil)
@@ -120,6 +121,7 @@ func TestHopIndex(t *testing.T) {
 // TestHopIndexEarly: without a consensus a relay believes a proved identity, so
 // that a network can begin; it opens no streams for it, also later.
 func TestHopIndexEarly(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.site("9.9.9.9", 80, echo)
 		b := w.relay("b", asExit(answer("9.9.9.9")))
@@ -174,6 +176,7 @@ func handlerAt(w *world, n *node, index uint8) *circuitHandler {
 
 // TestCreateRefusals: what each part of CREATE must be.
 func TestCreateRefusals(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		n := w.relay("a", nil)
 		chacha := w.relay("b", func(c *Config) { c.Suite = layer.ChaCha20Poly1305 })
@@ -209,6 +212,7 @@ func TestCreateRefusals(t *testing.T) {
 
 // TestCreateLimits: refused at once, and only what is beyond the limit.
 func TestCreateLimits(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		tune func(*Relay)
@@ -248,6 +252,7 @@ func TestCreateLimits(t *testing.T) {
 // TestClientCircuitsAreForClients: the limit of a client does not hold for a
 // relay, behind which are many.
 func TestClientCircuitsAreForClients(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		w.relay("a", nil)
 		b := w.relay("b", nil, func(r *Relay) { r.limits.clientCircuits = 1 })
@@ -264,6 +269,7 @@ func TestClientCircuitsAreForClients(t *testing.T) {
 // TestCreateQueue: what no worker has room for is refused at once, and what still
 // waits at the end is counted down. The queue is filled here, and no worker runs.
 func TestCreateQueue(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		n := w.relay("a", nil, func(r *Relay) { r.limits.createQueue, r.limits.clientCreating = 4, 3 })
 		w.agree(w.relay("b", nil)) // so that the far end of a link to a counts as a client
@@ -304,6 +310,7 @@ func TestCreateQueue(t *testing.T) {
 // TestCreateOfLostCircuit: a handshake that finishes after its circuit ended leaves
 // nothing behind.
 func TestCreateOfLostCircuit(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		n := w.relay("a", nil)
 		w.agree()

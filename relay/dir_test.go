@@ -51,6 +51,7 @@ func (w *world) fetch(o *circuit.Origin, method, path string) (int, []byte) {
 // TestDirectory: relays serve the consensus over BEGIN_DIR at any index, and nothing
 // else.
 func TestDirectory(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b := w.relay("a", nil), w.relay("b", nil)
 		o := w.path(a)
@@ -84,6 +85,7 @@ func TestDirectory(t *testing.T) {
 
 // TestDirectoryLimits: of a circuit and of the relay.
 func TestDirectoryLimits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a := w.relay("a", nil, func(r *Relay) {
 			r.limits.circuitDirStreams, r.limits.dirStreams = 2, 3
@@ -122,6 +124,7 @@ func TestDirectoryLimits(t *testing.T) {
 // TestDirectoryTimes: whoever sends no request, half of one, or no second one, and who
 // does not read the answer, does not hold a place for long.
 func TestDirectoryTimes(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		big := bytes.Repeat([]byte("x"), 4<<20)
 		a := w.relay("a", nil, func(r *Relay) {
@@ -166,6 +169,7 @@ func TestDirectoryTimes(t *testing.T) {
 // TestDirectoryPipelined: optimistic data, the request in one flight with BEGIN_DIR, is
 // answered after CONNECTED.
 func TestDirectoryPipelined(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a := w.relay("a", nil)
 		w.agree()

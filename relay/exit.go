@@ -61,7 +61,7 @@ func (h *circuitHandler) Begin(s *stream.Stream, b cell.BeginBody) {
 		s.Abort(cell.EndPolicy)
 		return
 	}
-	if !h.work(func() { e.serve(h.ctx, s, b) }) {
+	if !h.work(func() { e.serve(h.ctx, s, b, cell.Room(int(h.transit.Index()))) }) {
 		s.Abort(cell.EndResource)
 	}
 }
@@ -102,8 +102,8 @@ func (h *circuitHandler) work(f func()) bool {
 	return true
 }
 
-// serve connects a stream and carries it to its end.
-func (e *exitNode) serve(ctx context.Context, s *stream.Stream, b cell.BeginBody) {
+// serve connects a stream and carries it to its end, in messages of up to room bytes.
+func (e *exitNode) serve(ctx context.Context, s *stream.Stream, b cell.BeginBody, room int) {
 	conn, addr, why := e.connectFor(ctx, s, b)
 	if why != 0 {
 		s.Abort(why)
@@ -115,7 +115,7 @@ func (e *exitNode) serve(ctx context.Context, s *stream.Stream, b cell.BeginBody
 		return
 	}
 	// Its error is the stream's own affair: both ends have heard of it.
-	_, _, _ = pipe.Join(ctx, s, conn)
+	_, _, _ = pipe.Join(ctx, s, e.relay.limiter.connFor(conn, room))
 }
 
 // connectFor is connect for as long as the client wants the stream.
@@ -159,7 +159,7 @@ func (e *exitNode) connect(ctx context.Context, b cell.BeginBody) (net.Conn, net
 		c, err := e.cfg.Dial(dialCtx, "tcp", netip.AddrPortFrom(a, b.Port).String())
 		cancel()
 		if err == nil {
-			return e.relay.limiter.conn(c), a, 0
+			return c, a, 0
 		}
 		if why = dialReason(err); ctx.Err() != nil {
 			break

@@ -62,6 +62,7 @@ func exitWith(r Resolver, d *dialer) func(*Config) {
 // TestExit: streams to the internet, from a relay that is not the first, with what
 // they carry, a half-close and both kinds of end.
 func TestExit(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		seen := make(chan error, 1)
 		w.site("9.9.9.9", 80, echo)
@@ -119,6 +120,7 @@ func TestExit(t *testing.T) {
 // TestExitRefusals: where no stream goes, whatever the host is called, and that
 // nobody is connected for that.
 func TestExitRefusals(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		host string
 		addr []string // what the resolver says
@@ -178,6 +180,7 @@ func TestExitRefusals(t *testing.T) {
 // TestExitRebinding: the addresses that were judged are those that are dialled, and
 // the name is asked for once.
 func TestExitRebinding(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		turn := 0
 		evil := &names{addrs: func(string) ([]netip.Addr, error) {
@@ -207,6 +210,7 @@ func TestExitRebinding(t *testing.T) {
 
 // TestNotAnExit: guards and relays without an exit open nothing and look nothing up.
 func TestNotAnExit(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		d, r := refuse(syscall.ECONNREFUSED), answer("9.9.9.9")
 		e, m := w.relay("exit", exitWith(r, d)), w.relay("middle", nil)
@@ -229,6 +233,7 @@ func TestNotAnExit(t *testing.T) {
 // TestExitAddresses: which addresses of a name are tried, in which order, and for how
 // long.
 func TestExitAddresses(t *testing.T) {
+	t.Parallel()
 	six := []string{"2606::1", "9.0.0.1", "2606::2", "9.0.0.2", "9.0.0.3", "9.0.0.4", "9.0.0.5"}
 	for _, c := range []struct {
 		name  string
@@ -268,6 +273,7 @@ func TestExitAddresses(t *testing.T) {
 // TestExitGivenUp: what a client does not want any more stops at once, at the dialler
 // and at the resolver, and counts until then.
 func TestExitGivenUp(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		d := hang()
 		g, e := w.relay("guard", nil), w.relay("exit", exitWith(new(names), d), func(r *Relay) { r.limits.circuitStreams = 2 })
@@ -307,6 +313,7 @@ func TestExitGivenUp(t *testing.T) {
 // TestExitFlood: a client that opens and gives up streams without pause makes the
 // exit work on no more than its share.
 func TestExitFlood(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		stubborn := &dialer{dial: func(context.Context, string) (net.Conn, error) {
 			time.Sleep(5 * time.Second) // deaf to its context
@@ -345,6 +352,7 @@ func TestExitFlood(t *testing.T) {
 // TestExitLimits: the limits of the whole relay, and that others than the one who
 // reached them get an answer, too.
 func TestExitLimits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		r := new(names)
 		g, e := w.relay("guard", nil), w.relay("exit", exitWith(r, hang()), func(r *Relay) {
@@ -375,6 +383,7 @@ func TestExitLimits(t *testing.T) {
 
 // TestDialReason: what the client hears of each error.
 func TestDialReason(t *testing.T) {
+	t.Parallel()
 	for want, errs := range map[cell.EndReason][]error{
 		cell.EndRefused:  {syscall.ECONNREFUSED},
 		cell.EndNetwork:  {syscall.ENETUNREACH},

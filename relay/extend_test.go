@@ -57,6 +57,7 @@ func wantExtend(w *world, o *circuit.Origin, spec circuit.HopSpec, want error, t
 
 // TestExtendRefusals: where a relay does not go, and that the circuit lives on.
 func TestExtendRefusals(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b, c := w.relay("a", nil), w.relay("b", nil), w.relay("c", nil)
 		down := w.relay("down", nil)
@@ -102,6 +103,7 @@ func TestExtendRefusals(t *testing.T) {
 // TestExtendConsensus: relays of the last 24 h are known, with their consensus and
 // no longer; nobody is when the relay's own consensus has expired.
 func TestExtendConsensus(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b, c := w.relay("a", nil), w.relay("b", nil), w.relay("c", nil)
 		o := w.path(a)
@@ -123,6 +125,7 @@ func TestExtendConsensus(t *testing.T) {
 // TestExtendTimeout: an EXTEND to a relay that does not answer fails after exactly
 // its time, and not because of another one's.
 func TestExtendTimeout(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b, c := w.relay("a", nil), w.relay("b", nil), w.relay("c", nil)
 		w.agree()
@@ -156,6 +159,7 @@ func TestExtendTimeout(t *testing.T) {
 // TestExtendShares: circuits to one relay share a link, also when they come at once,
 // and over the link that this relay opened.
 func TestExtendShares(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b, c := w.relay("a", nil), w.relay("b", nil), w.relay("c", nil)
 		w.agree()
@@ -184,6 +188,7 @@ func TestExtendShares(t *testing.T) {
 // TestExtendLinkEnds: a link to the next relay that is gone is replaced, and one that
 // goes while CREATE is under way is told as what it is.
 func TestExtendLinkEnds(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b := w.relay("a", nil), w.relay("b", nil)
 		w.agree()
@@ -215,6 +220,7 @@ func TestExtendLinkEnds(t *testing.T) {
 // TestExtendLimits: a client that asks for more at once than its share is told no,
 // and others are served.
 func TestExtendLimits(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		tune   func(*Relay)
@@ -247,6 +253,7 @@ func TestExtendLimits(t *testing.T) {
 
 // TestExtendGivenUp: when a circuit ends, so does what was under way for it.
 func TestExtendGivenUp(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b := w.relay("a", nil), w.relay("b", nil)
 		w.agree()
@@ -275,6 +282,7 @@ func TestExtendGivenUp(t *testing.T) {
 // TestCircuitsEndWithLinks: a link that is lost takes its circuits with it, on both
 // sides.
 func TestCircuitsEndWithLinks(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		a, b, c := w.relay("a", nil), w.relay("b", nil), w.relay("c", nil)
 		w.agree()

@@ -8,6 +8,7 @@ import (
 // TestForbidden: every range that is not the internet's, at both ends and in every
 // notation that leads to an address of it.
 func TestForbidden(t *testing.T) {
+	t.Parallel()
 	p := addressPolicy{forbidden: forbidden()}
 	for _, c := range []struct {
 		what string
@@ -66,6 +67,7 @@ func TestForbidden(t *testing.T) {
 
 // TestAllowed: an exception opens its range, in any notation, and nothing beside it.
 func TestAllowed(t *testing.T) {
+	t.Parallel()
 	p := addressPolicy{forbidden: forbidden(), allowed: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("fd00::/16")}}
 	for s, want := range map[string]bool{
 		"198.18.0.1": true, "::ffff:198.19.255.255": true, "198.17.255.255": true, "198.20.0.0": true,

@@ -62,6 +62,7 @@ func (b *inbox) posts() []time.Time {
 
 // TestPublish: what a relay says about itself, when, and how patiently.
 func TestPublish(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		const refused = 12
 		box := &inbox{refuse: refused}
@@ -112,6 +113,7 @@ func TestPublish(t *testing.T) {
 // TestPublishAgain: a relay that authorities have lost publishes again, as soon as it
 // can know, and one that is listed does not.
 func TestPublishAgain(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		box := new(inbox)
 		defer w.serveAuthority(box.ServeHTTP)()
@@ -150,6 +152,7 @@ func TestPublishAgain(t *testing.T) {
 // TestPublishSequence: the numbers come from where they are kept, and nothing is
 // published without one.
 func TestPublishSequence(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		box := new(inbox)
 		defer w.serveAuthority(box.ServeHTTP)()
@@ -175,6 +178,7 @@ func TestPublishSequence(t *testing.T) {
 // TestNewRefuses: what nobody would accept is found before anything starts, and the
 // error says what it is.
 func TestNewRefuses(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		for want, change := range map[string]func(*Config){
 			"network":        func(c *Config) { c.Network = nil },
@@ -212,6 +216,7 @@ func TestNewRefuses(t *testing.T) {
 // TestLinkKey: the key that proves the identity on links is replaced in time, after a
 // sleep too, and after the clock was put right.
 func TestLinkKey(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		n := w.relay("a", nil)
 		first := n.auth.Load()

@@ -93,12 +93,17 @@ func (l *limiter) recordCells() int {
 func (l *limiter) allowPadding(n int) bool { return l == nil || l.padding.AllowN(time.Now(), n) }
 
 // conn wraps c so that its payload is charged, and waits, in Read and Write.
-func (l *limiter) conn(c net.Conn) net.Conn {
+func (l *limiter) conn(c net.Conn) net.Conn { return l.connFor(c, 1) }
+
+// connFor is conn for a connection whose data go on in messages of up to room
+// bytes: one Read fills whole messages, where there is that much, so that a low rate
+// is not spent on cells with little in them.
+func (l *limiter) connFor(c net.Conn, room int) net.Conn {
 	if l == nil {
 		return c
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	lc := limitedConn{Conn: c, limiter: l, ctx: ctx, cancel: cancel}
+	lc := limitedConn{Conn: c, limiter: l, readChunk: max(1, l.chunk/room) * room, ctx: ctx, cancel: cancel}
 	if _, ok := c.(lingerer); ok {
 		return &limitedTCP{lc}
 	}
@@ -109,14 +114,15 @@ func (l *limiter) conn(c net.Conn) net.Conn {
 // own waiting, but not that for the rate; Close ends both.
 type limitedConn struct {
 	net.Conn
-	limiter *limiter
-	ctx     context.Context // ends with Close, and with it every wait
-	cancel  context.CancelFunc
+	limiter   *limiter
+	readChunk int             // most bytes of one Read; no more than the burst
+	ctx       context.Context // ends with Close, and with it every wait
+	cancel    context.CancelFunc
 }
 
 // Read implements net.Conn. What was read is paid for before it is handed on.
 func (c *limitedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p[:min(len(p), c.limiter.chunk)])
+	n, err := c.Conn.Read(p[:min(len(p), c.readChunk)])
 	if n > 0 && c.limiter.read.WaitN(c.ctx, n) != nil {
 		return 0, net.ErrClosed
 	}

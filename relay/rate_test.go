@@ -19,6 +19,7 @@ import (
 )
 
 func TestRateCheck(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		rate Rate
 		want string // part of the error; none when empty
@@ -46,6 +47,7 @@ func TestRateCheck(t *testing.T) {
 
 // TestRecordCells: records under a rate are 10 ms of it at most, and hold a cell.
 func TestRecordCells(t *testing.T) {
+	t.Parallel()
 	for rate, want := range map[int64]int{
 		20_000: 1, 140_000: 1, 281_600: 2, 1_000_000: 7, 10_000_000: link.MaxRecordCells, 1 << 40: link.MaxRecordCells,
 	} {
@@ -81,6 +83,7 @@ func pair(t *testing.T, sim *simnet.Network, a, b *simnet.Host, port string) (ne
 // TestLimiter: any number of connections together move what the rate says, in each
 // direction apart from the other, and one burst at the start.
 func TestLimiter(t *testing.T) {
+	t.Parallel()
 	const seconds = 30
 	for _, c := range []struct {
 		rate  Rate
@@ -147,6 +150,38 @@ func TestLimiter(t *testing.T) {
 				if g := float64(got); g < 0.98*(full+burst) || g > 1.02*full+burst {
 					t.Errorf("%+v: %d bytes %s in %d s by %d connections, want %.0f", c.rate, got, what, seconds, 2*c.conns, full+burst)
 				}
+			}
+		})
+	}
+}
+
+// TestReadsFillMessages: what is read for a stream fills the messages that it goes on
+// in: at the lowest rate one, and never one and a bit.
+func TestReadsFillMessages(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		rate int64
+		room int
+		buf  int
+		want int
+	}{
+		{MinRate, 1347, 4096, 1347},
+		{MinRate, 1, 4096, minBurst}, // not for a stream
+		{MinRate, 1347, 100, 100},
+		{1_000_000, 1347, 65536, 7 * 1347},
+		{100_000_000, 1347, 1 << 21, (1_000_000 / 1347) * 1347},
+	} {
+		run(t, func(w *world) {
+			near, far := pair(t, w.sim, w.auth, w.sim.Host("far", w.auth.Addr().Next()), "1000")
+			defer far.Close()
+			go func() { _, _ = far.Write(make([]byte, 2<<20)) }()
+			time.Sleep(time.Second)
+			l := newLimiter(Rate{BytesPerSecond: c.rate})
+			conn := l.connFor(near, c.room)
+			defer conn.Close()
+			want := min(c.want, simnet.DefaultBuffer)
+			if n, err := conn.Read(make([]byte, c.buf)); n != want || err != nil {
+				t.Errorf("%d bytes/s, room for %d: Read of %d gives %d, %v, want %d", c.rate, c.room, c.buf, n, err, want)
 			}
 		})
 	}
@@ -219,6 +254,7 @@ func (w *world) measured(name string, rate Rate, change func(*Config)) (*node, *
 // several circuits and from several links, keeps its rate over all its sockets, and
 // uses it up.
 func TestRelayKeepsRate(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		const seconds = 30
 		rate := Rate{BytesPerSecond: 100_000}
@@ -272,6 +308,7 @@ func TestRelayKeepsRate(t *testing.T) {
 
 // TestDirectoryIsCharged: what a relay fetches from an authority is under its rate.
 func TestDirectoryIsCharged(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		big := make([]byte, 200_000)
 		stop := w.serveAuthority(func(rw http.ResponseWriter, r *http.Request) {
@@ -292,6 +329,7 @@ func TestDirectoryIsCharged(t *testing.T) {
 // TestPadding: padding never takes more than its share of a rate, links of clients are
 // never silent for 10 s all the same, and what is padded is charged once.
 func TestPadding(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		const clients, seconds = 40, 120
 		n, m := w.measured("a", Rate{BytesPerSecond: MinRate}, nil)
@@ -331,6 +369,7 @@ func TestPadding(t *testing.T) {
 
 // TestPaddingIsChargedOnce: asking costs nothing of the rate, writing does.
 func TestPaddingIsChargedOnce(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(Rate{BytesPerSecond: MinRate})
 		if !l.allowPadding(minBurst) || l.allowPadding(minBurst) {
@@ -356,6 +395,7 @@ func (bare) Close() error                { return nil }
 // TestLimitedConn: it can what the connection below can, and no more; Close ends a
 // wait for the rate.
 func TestLimitedConn(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		l := newLimiter(Rate{BytesPerSecond: MinRate})
 		c := l.conn(bare{})

@@ -19,6 +19,7 @@ import (
 
 // TestResolve: what RESOLVE answers, and what it keeps to itself.
 func TestResolve(t *testing.T) {
+	t.Parallel()
 	var twenty []string
 	for i := range 20 {
 		twenty = append(twenty, fmt.Sprintf("9.9.9.%d", i+1))
@@ -58,10 +59,12 @@ func TestResolve(t *testing.T) {
 
 // TestReverse: names of addresses, whatever stands in the DNS.
 func TestReverse(t *testing.T) {
+	t.Parallel()
 	var many []string
 	for i := range 40 {
 		many = append(many, fmt.Sprintf("name%d.example.", i))
 	}
+	bad := slices.Repeat([]string{"two words.example."}, 2*cell.MaxAnswers)
 	for _, c := range []struct {
 		name  string
 		addr  string
@@ -74,6 +77,7 @@ func TestReverse(t *testing.T) {
 		{"many", "2606:4700::1", many, "2606:4700::1", many[:cell.MaxAnswers], nil},
 		{"IPv4 in IPv6 form", "::ffff:9.9.9.9", []string{"dns9.example."}, "9.9.9.9", []string{"dns9.example."}, nil},
 		{"what no message can carry", "9.9.9.9", []string{"", "two words.example.", "n\u00fcl.example.", "a\x00b", strings.Repeat("x", 256), "ok.example."}, "9.9.9.9", []string{"ok.example."}, nil},
+		{"many such before one that can", "9.9.9.9", append(bad, "ok.example."), "9.9.9.9", []string{"ok.example."}, nil},
 		{"only such", "9.9.9.9", []string{"two words.example."}, "9.9.9.9", nil, cell.EndNotFound},
 		{"none", "9.9.9.9", nil, "9.9.9.9", nil, cell.EndNotFound},
 		{"private", "192.168.1.1", []string{"printer."}, "", nil, cell.EndPolicy},
@@ -103,6 +107,7 @@ func TestReverse(t *testing.T) {
 
 // TestResolveErrors: whose fault it was, for RESOLVE and BEGIN alike.
 func TestResolveErrors(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		err  error
 		want error
@@ -132,6 +137,7 @@ func TestResolveErrors(t *testing.T) {
 
 // TestResolveTimeout: a resolver that says nothing costs exactly its time.
 func TestResolveTimeout(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		g, e := w.relay("guard", nil), w.relay("exit", exitWith(new(names), hang()))
 		w.agree()

@@ -24,6 +24,7 @@ import (
 
 // TestServeOnce: a Relay serves once; its listener is closed in every case.
 func TestServeOnce(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		n := w.relay("a", nil)
 		listen := func() net.Listener {
@@ -75,6 +76,7 @@ func (f *failing) Read(p []byte) (int, error) {
 
 // TestServeFails: what keeps a relay from serving is its error, and nothing is left.
 func TestServeFails(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		cfg, host, at := w.config("a")
 		cfg.Rand = &failing{left: identity.SeedSize} // for the descriptor that New tries
@@ -130,6 +132,7 @@ func (s *sick) Addr() net.Addr { return &net.TCPAddr{} }
 // TestAcceptErrors: a relay that has no file descriptors left tries again, neither in
 // a busy loop nor too late, and does not fill its log.
 func TestAcceptErrors(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		cfg, host, at := w.config("a")
 		r, err := New(cfg)
@@ -157,6 +160,7 @@ func TestAcceptErrors(t *testing.T) {
 // TestAcceptLimits: half-open connections and links in all are bounded, and places come
 // free again.
 func TestAcceptLimits(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		n := w.relay("a", nil, func(r *Relay) { r.limits.handshaking, r.limits.links = 3, 5 })
 		dial := func() net.Conn {
@@ -213,6 +217,7 @@ func TestAcceptLimits(t *testing.T) {
 
 // TestTrackEnded: a link that ends before it was noted is not noted for ever.
 func TestTrackEnded(t *testing.T) {
+	t.Parallel()
 	run(t, func(w *world) {
 		n := w.relay("a", nil)
 		l := w.link(n, nil)
@@ -275,6 +280,7 @@ func (w *world) load(g, e, dead *node) {
 
 // TestServeEndsUnderLoad: with everything under way, an end is clean and at once.
 func TestServeEndsUnderLoad(t *testing.T) {
+	t.Parallel()
 	for _, rate := range []Rate{{}, {BytesPerSecond: 50_000}} {
 		run(t, func(w *world) {
 			w.site("9.9.9.9", 80, func(c net.Conn) {
@@ -418,6 +424,7 @@ func TestLoopback(t *testing.T) {
 
 // TestSparse: one warning a minute, with a count of what it stands for.
 func TestSparse(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var s sparse
 		total := 0

@@ -1,6 +1,8 @@
 package stream
 
 import (
+	"net"
+	"os"
 	"sync"
 	"time"
 )
@@ -85,5 +87,49 @@ func isClosed(ch chan struct{}) bool {
 		return true
 	default:
 		return false
+	}
+}
+
+// SetDeadline implements net.Conn.
+func (s *Stream) SetDeadline(t time.Time) error {
+	if err := s.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return s.SetWriteDeadline(t)
+}
+
+// SetReadDeadline implements net.Conn.
+func (s *Stream) SetReadDeadline(t time.Time) error { return s.setDeadline(&s.readDL, t) }
+
+// SetWriteDeadline implements net.Conn.
+func (s *Stream) SetWriteDeadline(t time.Time) error { return s.setDeadline(&s.writeDL, t) }
+
+func (s *Stream) setDeadline(d *deadline, t time.Time) error {
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	if closed {
+		return net.ErrClosed
+	}
+	d.set(t)
+	return nil
+}
+
+// acquire takes a lock that is held while waiting, unless d passes first.
+func acquire(lock chan struct{}, d *deadline) error {
+	select {
+	case lock <- struct{}{}:
+		return nil
+	default:
+	}
+	for {
+		select {
+		case lock <- struct{}{}:
+			return nil
+		case <-d.done():
+			if d.passed() {
+				return os.ErrDeadlineExceeded
+			}
+		}
 	}
 }

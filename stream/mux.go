@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"sync"
 
 	"cepa/cell"
@@ -28,10 +27,6 @@ const (
 	// grantAt is how many bytes a reader consumes before it is worth a cell
 	// to grant them: a quarter, so that credit arrives before it is needed.
 	grantAt = InitialCredit / 4
-	// turnBytes is how much a stream sends before others that wait for the
-	// window get their turn: half of what one ACK makes room for, so that the
-	// turns of all are about equal.
-	turnBytes = 16 * (cell.BodySize - cell.LayerOverhead - cell.MessageHeaderSize)
 	// maxCredit bounds outstanding credit.
 	maxCredit = 1<<31 - 1
 	// DefaultMaxStreams bounds the open streams of one circuit at a relay; a
@@ -48,6 +43,9 @@ const (
 var (
 	// ErrExhausted says that the circuit has used all its stream IDs.
 	ErrExhausted = errors.New("stream: the circuit has no stream IDs left")
+	// ErrFull says that the circuit has as many streams as a relay takes;
+	// another circuit must be used until some have ended.
+	ErrFull = errors.New("stream: the circuit has as many streams as it may")
 	// ErrUnlawful is wrapped by every error of Handle: the peer sent what it
 	// may not, and the circuit must be destroyed.
 	ErrUnlawful = errors.New("unlawful message")
@@ -83,7 +81,7 @@ type Config struct {
 	Pool    *cell.Pool
 	// Handler takes requests; nil at an origin, where they are unlawful.
 	Handler Handler
-	// MaxStreams bounds open streams; DefaultMaxStreams when 0. Relay only.
+	// MaxStreams bounds open streams; DefaultMaxStreams when 0.
 	MaxStreams int
 	// Local and Remote are what streams answer as their addresses.
 	Local, Remote net.Addr
@@ -145,6 +143,9 @@ func (m *Mux) nextIDLocked() (uint16, error) {
 	}
 	if m.lastID == maxID {
 		return 0, ErrExhausted
+	}
+	if m.fullLocked() {
+		return 0, ErrFull
 	}
 	m.lastID++
 	return m.lastID, nil
@@ -209,12 +210,18 @@ func (m *Mux) Len() int {
 	return len(m.streams) + len(m.lookups)
 }
 
-// Exhausted reports whether no further stream can be opened.
+// Exhausted reports whether no further stream can be opened: never again, or
+// not before others have ended.
 func (m *Mux) Exhausted() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.err != nil || m.lastID == maxID
+	return m.err != nil || m.lastID == maxID || m.fullLocked()
 }
+
+// fullLocked reports whether as many streams are open, or not yet ended by the
+// peer, as a relay takes: one more would be refused, and many more would look
+// like an attack.
+func (m *Mux) fullLocked() bool { return len(m.streams)+len(m.lookups) >= m.cfg.MaxStreams }
 
 // Handle takes one message of a stream. c, when not nil, is the cell whose body
 // starts with the message; kept says that the Mux has taken it over. An error
@@ -337,69 +344,6 @@ func (m *Mux) handleResolved(msg cell.Message) error {
 	l.answer = r
 	close(l.done)
 	return nil
-}
-
-// WindowOpened wakes the stream whose turn it is to use the circuit's window.
-// The circuit calls it without holding its lock.
-func (m *Mux) WindowOpened() {
-	m.mu.Lock()
-	m.wakeNextLocked()
-	m.mu.Unlock()
-}
-
-// The window is given out in turns. A stream that finds it closed, or others
-// waiting, joins the end of blocked; the first of blocked is woken, sends what
-// it may, leaves, and with that wakes the next. Who stops waiting for another
-// reason leaves too, so that the first is always one that acts.
-
-// turn returns how many of n bytes s may send now. When that is 0 it has joined
-// those who wait, once, however often it is woken by something else, such as
-// credit that a peer grants byte by byte.
-func (m *Mux) turn(s *Stream, n int) int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	switch {
-	case len(m.blocked) == 0 || len(m.blocked) == 1 && s.waiting:
-		return n
-	case m.blocked[0] == s:
-		return min(n, turnBytes)
-	}
-	m.joinLocked(s)
-	return 0
-}
-
-// join notes that s waits for the window.
-func (m *Mux) join(s *Stream) {
-	m.mu.Lock()
-	m.joinLocked(s)
-	m.mu.Unlock()
-}
-
-func (m *Mux) joinLocked(s *Stream) {
-	if !s.waiting {
-		s.waiting = true
-		m.blocked = append(m.blocked, s)
-	}
-}
-
-// leave takes s from those who wait, if it is there, and lets the next try.
-func (m *Mux) leave(s *Stream) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if !s.waiting {
-		return
-	}
-	s.waiting = false
-	if i := slices.Index(m.blocked, s); i >= 0 {
-		m.blocked = slices.Delete(m.blocked, i, i+1)
-	}
-	m.wakeNextLocked()
-}
-
-func (m *Mux) wakeNextLocked() {
-	if len(m.blocked) > 0 {
-		wake(m.blocked[0].writable)
-	}
 }
 
 // remove forgets s: both sides have sent their final END.

@@ -95,6 +95,7 @@ func TestUnanswered(t *testing.T) {
 // TestExhausted: stream IDs are used once.
 func TestExhausted(t *testing.T) {
 	p := newPair(t)
+	p.origin.cfg.MaxStreams = 1 << 20 // not what this is about
 	for i := range maxID {
 		if p.origin.Exhausted() {
 			t.Fatalf("exhausted after %d streams", i)
@@ -114,6 +115,36 @@ func TestExhausted(t *testing.T) {
 	if _, err := p.origin.Resolve(context.Background(), cell.ResolveBody{Name: "x"}); !errors.Is(err, ErrExhausted) {
 		t.Errorf("one more look-up: %v", err)
 	}
+}
+
+// TestFull: an origin does not ask for more streams than a relay takes, those
+// that the relay has not ended included, and may ask again when one has ended.
+func TestFull(t *testing.T) {
+	p := newPair(t)
+	var all []*Stream
+	for range DefaultMaxStreams {
+		near, far := p.open()
+		all = append(all, near, far)
+	}
+	all[0].Close() // the relay has not heard of it
+	sent := p.out.queue.Len()
+	if _, err := p.origin.OpenDir(); !errors.Is(err, ErrFull) || !p.origin.Exhausted() {
+		t.Errorf("a stream too many: %v", err)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := p.origin.Resolve(ended, cell.ResolveBody{Name: "x"}); !errors.Is(err, ErrFull) {
+		t.Errorf("a look-up too many: %v", err)
+	}
+	if p.out.queue.Len() != sent {
+		t.Error("the relay was asked")
+	}
+	p.settle()
+	if p.origin.Exhausted() {
+		t.Error("still full after a stream has ended")
+	}
+	near, far := p.open()
+	p.done(append(all, near, far)...)
 }
 
 // TestOpenInvalid: what cannot be said is refused at home, and uses no ID.

@@ -9,7 +9,6 @@ import (
 	"net/netip"
 	"os"
 	"sync"
-	"time"
 
 	"cepa/cell"
 )
@@ -388,47 +387,3 @@ func (Addr) Network() string { return "cepa" }
 
 // String implements net.Addr.
 func (a Addr) String() string { return string(a) }
-
-// SetDeadline implements net.Conn.
-func (s *Stream) SetDeadline(t time.Time) error {
-	if err := s.SetReadDeadline(t); err != nil {
-		return err
-	}
-	return s.SetWriteDeadline(t)
-}
-
-// SetReadDeadline implements net.Conn.
-func (s *Stream) SetReadDeadline(t time.Time) error { return s.setDeadline(&s.readDL, t) }
-
-// SetWriteDeadline implements net.Conn.
-func (s *Stream) SetWriteDeadline(t time.Time) error { return s.setDeadline(&s.writeDL, t) }
-
-func (s *Stream) setDeadline(d *deadline, t time.Time) error {
-	s.mu.Lock()
-	closed := s.closed
-	s.mu.Unlock()
-	if closed {
-		return net.ErrClosed
-	}
-	d.set(t)
-	return nil
-}
-
-// acquire takes a lock that is held while waiting, unless d passes first.
-func acquire(lock chan struct{}, d *deadline) error {
-	select {
-	case lock <- struct{}{}:
-		return nil
-	default:
-	}
-	for {
-		select {
-		case lock <- struct{}{}:
-			return nil
-		case <-d.done():
-			if d.passed() {
-				return os.ErrDeadlineExceeded
-			}
-		}
-	}
-}

@@ -107,7 +107,9 @@ type simnetRun struct {
 }
 
 func runSimnet(ctx context.Context, o *simnetOptions, stdout, stderr io.Writer) error {
-	level := slog.LevelWarn
+	// What a node would warn its operator of is not the business of somebody who
+	// tries out a network: what fails is said by the command itself.
+	level := slog.LevelError
 	if o.verbose {
 		level = slog.LevelDebug
 	}

@@ -66,7 +66,8 @@ type Config struct {
 
 // Mirror holds the newest consensus it could get. Its methods may be called by many goroutines at once.
 type Mirror struct {
-	cfg Config
+	cfg   Config
+	hurry chan struct{} // capacity 1: the next attempt is to come soon
 
 	mu       sync.Mutex
 	current  *Document // nil until the first
@@ -100,7 +101,7 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{cfg: cfg, changed: make(chan struct{}), departed: make(map[identity.ID]departure)}
+	m := &Mirror{cfg: cfg, hurry: make(chan struct{}, 1), changed: make(chan struct{}), departed: make(map[identity.ID]departure)}
 	m.load()
 	return m, nil
 }

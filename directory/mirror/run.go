@@ -16,6 +16,8 @@ import (
 const (
 	minPause = 100 * time.Millisecond
 	maxPause = 10 * time.Minute
+	// hurriedPause is the pause that Hurry leaves, so that many in a hurry are no flood.
+	hurriedPause = 2 * time.Second
 )
 
 // Run fetches the consensus, and then each new one, until ctx ends. Only one Run may be active.
@@ -48,8 +50,30 @@ func (m *Mirror) Run(ctx context.Context) {
 		if m.setProblem(err); err != nil {
 			m.logFailure(source, err)
 		}
-		m.sleep(ctx, m.spread(pause))
+		m.rest(ctx, m.spread(pause))
 		pause = min(pause+pause/2, maxPause, max(m.cfg.Network.Interval/4, minPause))
+	}
+}
+
+// rest waits between two attempts, for d, or only for hurriedPause when somebody is in a hurry.
+func (m *Mirror) rest(ctx context.Context, d time.Duration) {
+	began := time.Now()
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-m.hurry:
+		m.sleep(ctx, min(d, hurriedPause)-time.Since(began))
+	case <-ctx.Done():
+	}
+}
+
+// Hurry makes the next attempt come soon, because somebody needs a consensus now: long after the last one, when the pause has
+// grown long, that is worth another look. It never waits.
+func (m *Mirror) Hurry() {
+	select {
+	case m.hurry <- struct{}{}:
+	default:
 	}
 }
 

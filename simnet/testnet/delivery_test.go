@@ -140,6 +140,11 @@ func (o *order) client(c net.Conn) error {
 		}
 		return pipe.CloseWrite(c)
 	case clientResets:
+		// The site has the order: a reset may overtake, and drop, what the
+		// site has not read yet.
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+			return err
+		}
 		err := o.send(c, true, o.up)
 		pipe.Reset(c)
 		return err
@@ -168,6 +173,9 @@ func (o *order) site(c net.Conn) error {
 		}
 		return o.whole(c, true, o.up)
 	case clientResets:
+		if _, err := c.Write([]byte{1}); err != nil {
+			return err
+		}
 		return o.cut(c, true, o.up)
 	case siteResets:
 		err := o.send(c, false, o.down)

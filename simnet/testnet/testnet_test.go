@@ -114,7 +114,7 @@ func TestCloseBusy(t *testing.T) {
 		serveTCP(t, n, "echo.test", 80, echo)
 		c := newClient(t, n, client.Config{})
 		var conns []net.Conn
-		for i := range 12 {
+		for i := range 9 {
 			conn := dial(t, c, []string{"drip.test:80", "echo.test:80"}[i%2])
 			conns = append(conns, conn)
 			go drip(conn)
@@ -122,7 +122,7 @@ func TestCloseBusy(t *testing.T) {
 				go io.Copy(io.Discard, conn) // the others leave unread what comes
 			}
 		}
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(200 * time.Millisecond)
 		start := time.Now()
 		n.Close()
 		if took := time.Since(start); took > time.Second {

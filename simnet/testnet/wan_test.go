@@ -87,7 +87,7 @@ func TestPartition(t *testing.T) {
 			time.AfterFunc(50*time.Millisecond, func() { n.Sim().Partition(near, far, true) })
 			time.AfterFunc(cut, func() { n.Sim().Partition(near, far, false) })
 			start := time.Now()
-			thereAndBack(t, conn, random(2, 3_000_000))
+			thereAndBack(t, conn, random(2, 1_500_000))
 			if took := time.Since(start); took < cut || took > cut+10*time.Second {
 				t.Errorf("cut %s: took %v, want little more than the %v of the cut", name, took, cut)
 			}

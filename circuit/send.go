@@ -1,0 +1,127 @@
+package circuit
+
+import (
+	"fmt"
+
+	"cepa/cell"
+)
+
+// This file is the sending half of an Origin, and what it shares with that of a
+// Transit.
+
+// sendLocked seals one message for hop h under all layers up to it and queues
+// it.
+func (o *Origin) sendLocked(h *hop, cmd cell.MessageCommand, id uint16, payload []byte) error {
+	if o.err != nil {
+		return o.err
+	}
+	c := o.cfg.Pool.Get()
+	if err := o.sealLocked(h, c, cmd, id, payload); err != nil {
+		o.cfg.Pool.Put(c)
+		return err
+	}
+	o.sending.Push(c)
+	return o.out.Send(&o.sending)
+}
+
+func (o *Origin) sealLocked(h *hop, c *cell.Cell, cmd cell.MessageCommand, id uint16, payload []byte) error {
+	c.SetCommand(cell.Relay)
+	body := c.Body()
+	cell.PutMessage(body[:innerSize(h.index)], cmd, id, payload)
+	kind := byte(kindMessage)
+	hops := *o.hops.Load()
+	for k := h.index; k >= 1; k-- {
+		sealLayer(hops[k-1].fwd, k, kind, body, body)
+		if k == h.index && cmd.Rule().Counts {
+			n := sealedSize(k)
+			if err := h.win.sent(body[n-cell.TagSize : n]); err != nil {
+				return err
+			}
+		}
+		kind = kindForward
+	}
+	return nil
+}
+
+// failed destroys the circuit after a send that failed: its cells are lost,
+// and with them the order of nonces. The sender may hold a stream's lock, which
+// ending the streams needs: hence the goroutine, which waits for nothing else.
+func (o *Origin) failed(err error) {
+	if o.err == nil {
+		go o.destroy(cell.ReasonResource, fmt.Errorf("%w: %w", ErrDestroyed, err))
+	}
+}
+
+// Send implements stream.Carrier.
+func (h *hop) Send(cmd cell.MessageCommand, id uint16, payload []byte) error {
+	o := h.origin
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	err := o.sendLocked(h, cmd, id, payload)
+	if err != nil {
+		o.failed(err)
+	}
+	return err
+}
+
+// SendData implements stream.Carrier.
+func (h *hop) SendData(id uint16, p []byte) (int, error) {
+	o := h.origin
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := sendData(&h.win, o.cfg.Pool, o.out, &o.sending, cell.Room(h.index), p, func(c *cell.Cell, part []byte) error {
+		return o.sealLocked(h, c, cell.Data, id, part)
+	})
+	if err != nil {
+		o.failed(err)
+	}
+	return n, err
+}
+
+// sendData cuts p into DATA messages of room bytes, as many as the window and
+// one batch allow, seals each and queues them together, behind what is in list.
+// It is called under the side's lock.
+func sendData(w *window, pool *cell.Pool, out Outlet, list *cell.List, room int, p []byte, seal func(*cell.Cell, []byte) error) (int, error) {
+	n := min((len(p)+room-1)/room, w.room(), batch)
+	if n == 0 {
+		w.blocked = true
+		return 0, nil
+	}
+	var fresh cell.List
+	pool.GetList(&fresh, n)
+	sent := 0
+	for c := fresh.Pop(); c != nil; c = fresh.Pop() {
+		part := p[sent:min(len(p), sent+room)]
+		err := seal(c, part)
+		list.Push(c)
+		if err != nil {
+			list.Append(&fresh)
+			pool.PutList(list)
+			return 0, err
+		}
+		sent += len(part)
+	}
+	if err := out.Send(list); err != nil {
+		return 0, err
+	}
+	return sent, nil
+}
+
+func (h *hop) ack(tag [cell.TagSize]byte) error { return h.Send(cell.Ack, 0, tag[:]) }
+
+func (h *hop) acked(p []byte) error {
+	tag, err := cell.ParseAck(p)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	h.origin.mu.Lock()
+	reopened, err := h.win.acked(tag)
+	h.origin.mu.Unlock()
+	if reopened {
+		h.mux.WindowOpened()
+	}
+	return err
+}
