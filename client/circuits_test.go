@@ -108,15 +108,15 @@ func TestEntersAssigned(t *testing.T) {
 		model := table(c)[0]
 		for i := range 3000 {
 			x := &circ{id: 1_000_000 + uint64(i), origin: model.origin, path: model.path, born: time.Now()}
-			stop, done := make(chan struct{}), make(chan *circ, 1)
+			started, stop, done := make(chan struct{}), make(chan struct{}), make(chan *circ, 1)
 			go func() { // takes what it can get, as soon as it is there
 				var got *circ
+				close(started)
 				for running := true; running; {
 					select {
 					case <-stop:
 						running = false
 					default:
-						runtime.Gosched()
 					}
 					c.mu.Lock()
 					if y := c.circuits[x.id]; y != nil && !y.assigned {
@@ -126,6 +126,8 @@ func TestEntersAssigned(t *testing.T) {
 				}
 				done <- got
 			}()
+			<-started
+			runtime.Gosched()
 			w.must(c.enter(x, "mine", true))
 			close(stop)
 			if <-done != nil {

@@ -333,7 +333,7 @@ func TestResolve(t *testing.T) {
 			}
 		}
 		r, err := c.Resolve(w.within(time.Minute), "9.9.9.9", "key")
-		if err != nil || len(r.Names) != 1 || r.Names[0] != "name.example." {
+		if err != nil || len(r.Names) != 1 || r.Names[0] != "name.example" {
 			t.Errorf("%+v, %v", r, err)
 		}
 		good.err = &net.DNSError{IsNotFound: true}

@@ -99,7 +99,8 @@ func (e *exitNode) reverse(ctx context.Context, a netip.Addr) cell.ResolvedBody 
 	var names []string
 	for _, n := range found {
 		// What is in the DNS may be anything, and what the wire cannot carry
-		// was not found.
+		// was not found. The final dot is the resolver's way of writing.
+		n = strings.TrimSuffix(n, ".")
 		if len(names) < cell.MaxAnswers && cell.ValidHost(n) {
 			names = append(names, n)
 		}

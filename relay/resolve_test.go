@@ -57,6 +57,15 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// undotted is names without their final dots.
+func undotted(names []string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = strings.TrimSuffix(n, ".")
+	}
+	return out
+}
+
 // TestReverse: names of addresses, whatever stands in the DNS.
 func TestReverse(t *testing.T) {
 	t.Parallel()
@@ -73,11 +82,11 @@ func TestReverse(t *testing.T) {
 		want  []string
 		err   error
 	}{
-		{"one", "9.9.9.9", []string{"dns9.example."}, "9.9.9.9", []string{"dns9.example."}, nil},
-		{"many", "2606:4700::1", many, "2606:4700::1", many[:cell.MaxAnswers], nil},
-		{"IPv4 in IPv6 form", "::ffff:9.9.9.9", []string{"dns9.example."}, "9.9.9.9", []string{"dns9.example."}, nil},
-		{"what no message can carry", "9.9.9.9", []string{"", "two words.example.", "n\u00fcl.example.", "a\x00b", strings.Repeat("x", 256), "ok.example."}, "9.9.9.9", []string{"ok.example."}, nil},
-		{"many such before one that can", "9.9.9.9", append(bad, "ok.example."), "9.9.9.9", []string{"ok.example."}, nil},
+		{"one", "9.9.9.9", []string{"dns9.example."}, "9.9.9.9", []string{"dns9.example"}, nil},
+		{"many", "2606:4700::1", many, "2606:4700::1", undotted(many[:cell.MaxAnswers]), nil},
+		{"IPv4 in IPv6 form", "::ffff:9.9.9.9", []string{"dns9.example."}, "9.9.9.9", []string{"dns9.example"}, nil},
+		{"what no message can carry", "9.9.9.9", []string{"", "two words.example.", "n\u00fcl.example.", "a\x00b", strings.Repeat("x", 256), "ok.example."}, "9.9.9.9", []string{"ok.example"}, nil},
+		{"many such before one that can", "9.9.9.9", append(bad, "ok.example."), "9.9.9.9", []string{"ok.example"}, nil},
 		{"only such", "9.9.9.9", []string{"two words.example."}, "9.9.9.9", nil, cell.EndNotFound},
 		{"none", "9.9.9.9", nil, "9.9.9.9", nil, cell.EndNotFound},
 		{"private", "192.168.1.1", []string{"printer."}, "", nil, cell.EndPolicy},

@@ -90,9 +90,11 @@ func demoHandler() http.Handler {
 	})
 	mux.HandleFunc("GET /bytes/{n}", func(w http.ResponseWriter, r *http.Request) {
 		if n, ok := demoSize(w, r); ok {
+			// Not the request's context: the server ends that when a client
+			// closes its half, which must not cut the answer.
 			w.Header().Set("Content-Type", "application/octet-stream")
 			w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-			demoBytes(r.Context(), w, n)
+			demoBytes(context.WithoutCancel(r.Context()), w, n)
 		}
 	})
 	mux.HandleFunc("GET /sha256/{n}", func(w http.ResponseWriter, r *http.Request) {
