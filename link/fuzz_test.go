@@ -32,47 +32,59 @@ func fuzzLink(cfg *Config) (*Link, *reader, *writer) {
 	return l, newReader(l, layer.NewRecords([32]byte{1})), newWriter(l, layer.NewRecords([32]byte{2}))
 }
 
+// peerSeeds are sequences that get far.
+func peerSeeds() [][]byte {
+	const peer, mine = 0x80, 0 // who chose the circuit ID
+	return [][]byte{
+		{4, peer + 1, 0, opAccept, 0, 0, 3, peer + 1, 0, 4, peer + 1, 0},
+		{1, peer + 1, 0, opAccept, 0, 0, 3, peer + 1, 0, 3, peer + 1, 0, opDestroy, 0, 0, 3, peer + 1, 0, 4, peer + 1, 0},
+		{opOpen, 0, 0, 2, mine + 1, 0, 3, mine + 1, 0, opDestroy, 0, 0, 3, mine + 1, 0, 4, mine + 1, 0},
+		{0, 0, 0, 5, 0, 0, opRecord, 0, 0, 0, 0, 0, 6, 0, 0},
+		{1, peer + 1, 0, opDestroy, 0, 3, 1, peer + 1, 0},
+		{opOpen, 0, 0, 2, mine + 1, 0, opSend, 0, 50, opWrite, 0, 0, 4, mine + 1, 9},
+		{1, peer + 1, 0, opAccept, 0, 0, opDestroyInReceive, 0, 0, 3, peer + 1, 0, 3, peer + 1, 0},
+		{1, peer + 1, 0, 1, peer + 2, 0, 1, peer + 3, 0, 1, peer + 4, 0, 4, peer + 4, 0, 1, peer + 0x40, 0},
+	}
+}
+
 // FuzzPeer lets a peer that knows the keys send any cells, cut into any records
 // and reads, while our side opens, sends and destroys circuits. Whatever it sends:
 // no panic, errors only of the kinds that the link promises, RELAY only where CREATED
 // has passed, each Receive followed by a Flush, Closed at most once and last, and no cell lost.
 func FuzzPeer(f *testing.F) {
-	const peer, mine = 0x80, 0 // who chose the circuit ID
-	f.Add([]byte{4, peer + 1, 0, opAccept, 0, 0, 3, peer + 1, 0, 4, peer + 1, 0})
-	f.Add([]byte{1, peer + 1, 0, opAccept, 0, 0, 3, peer + 1, 0, 3, peer + 1, 0, opDestroy, 0, 0, 3, peer + 1, 0, 4, peer + 1, 0})
-	f.Add([]byte{opOpen, 0, 0, 2, mine + 1, 0, 3, mine + 1, 0, opDestroy, 0, 0, 3, mine + 1, 0, 4, mine + 1, 0})
-	f.Add([]byte{0, 0, 0, 5, 0, 0, opRecord, 0, 0, 0, 0, 0, 6, 0, 0})
-	f.Add([]byte{1, peer + 1, 0, opDestroy, 0, 3, 1, peer + 1, 0})
-	f.Add([]byte{opOpen, 0, 0, 2, mine + 1, 0, opSend, 0, 50, opWrite, 0, 0, 4, mine + 1, 9})
-	f.Add([]byte{1, peer + 1, 0, opAccept, 0, 0, opDestroyInReceive, 0, 0, 3, peer + 1, 0, 3, peer + 1, 0})
-	f.Add([]byte{1, peer + 1, 0, 1, peer + 2, 0, 1, peer + 3, 0, 1, peer + 4, 0, 4, peer + 4, 0, 1, peer + 0x40, 0})
-	f.Fuzz(func(t *testing.T, ops []byte) {
-		m := &fuzzModel{t: t, cfg: &Config{Pool: new(cell.Pool), Buffers: new(Buffers), MaxCircuits: 3, QueueCells: 100, Rand: seeded(1)}}
-		m.cfg.OnCreate = func(c *Circuit, _ []byte) { m.circuits = append(m.circuits, &fuzzCircuit{m: m, c: c}) }
-		l, r, w := fuzzLink(m.cfg)
-		m.peer, m.link = layer.NewRecords([32]byte{1}), l
-		err := m.play(ops, r, w)
-		var rule *ProtocolError
-		if err != nil && !errors.As(err, &rule) && !errors.Is(err, ErrDestroyUnanswered) && !errors.Is(err, ErrPeerNotReading) && !errors.Is(err, io.EOF) {
-			t.Fatalf("ended with %v", err)
+	for _, ops := range peerSeeds() {
+		f.Add(ops)
+	}
+	f.Fuzz(playPeer)
+}
+
+// playPeer plays one sequence of operations against a new link.
+func playPeer(t *testing.T, ops []byte) {
+	m := &fuzzModel{t: t, cfg: &Config{Pool: new(cell.Pool), Buffers: new(Buffers), MaxCircuits: 3, QueueCells: 100, Rand: seeded(1)}}
+	m.cfg.OnCreate = func(c *Circuit, _ []byte) { m.circuits = append(m.circuits, &fuzzCircuit{m: m, c: c}) }
+	l, r, w := fuzzLink(m.cfg)
+	m.peer, m.link = layer.NewRecords([32]byte{1}), l
+	err := m.play(ops, r, w)
+	var rule *ProtocolError
+	if err != nil && !errors.As(err, &rule) && !errors.Is(err, ErrDestroyUnanswered) && !errors.Is(err, ErrPeerNotReading) && !errors.Is(err, io.EOF) {
+		t.Fatalf("ended with %v", err)
+	}
+	l.fail(io.EOF)
+	r.flush()
+	r.finish()
+	l.finish()
+	for _, c := range m.circuits {
+		if c.unflushed {
+			t.Fatal("Receive without Flush")
 		}
-		l.fail(io.EOF)
-		r.flush()
-		r.finish()
-		l.finish()
-		for _, c := range m.circuits {
-			if c.unflushed {
-				t.Fatal("Receive without Flush")
-			}
-			if !c.c.ended() || c.c.get() == closed && c.c.receiver != nil && c.closed != 1 || c.c.get() == destroyed && c.closed != 0 {
-				t.Fatalf("state %d, Closed %d times", c.c.get(), c.closed)
-			}
+		if !c.c.ended() || c.c.get() == closed && c.c.receiver != nil && c.closed != 1 || c.c.get() == destroyed && c.closed != 0 {
+			t.Fatalf("state %d, Closed %d times", c.c.get(), c.closed)
 		}
-		checkReturned(t, m.cfg)
-		if s := l.Stats(); s.OwnCircuits+s.PeerCircuits+s.QueuedCells != 0 {
-			t.Fatalf("%+v", s)
-		}
-	})
+	}
+	checkReturned(t, m.cfg)
+	if s := l.Stats(); s.OwnCircuits+s.PeerCircuits+s.QueuedCells != 0 {
+		t.Fatalf("%+v", s)
+	}
 }
 
 // An operation of FuzzPeer is three bytes: what, a circuit ID, an argument. What

@@ -49,36 +49,40 @@ func FuzzMux(f *testing.F) {
 	f.Add(seq(1, msg(cell.Resolve, 1, 0), msg(cell.Resolve, 2, 0), op(opResolve, 1, 0), op(opResolve, 1, 0), msg(cell.Resolve, 2, 0)))
 	f.Add(seq(0, op(opOpen, 0, 0), op(opOpen, 0, 0), op(opWrite, 0, 65000), op(opWrite, 0, 65000), op(opWrite, 1, 9), op(opWindow, 0, 0), op(opWrite, 1, 9), msg(cell.End, 1, 4)))
 	f.Add(seq(0, op(opOpen, 0, 0), msg(cell.Data, 1, 1), op(opOpen, 0, 0), op(opRead, 0, 0), op(opWrite, 0, 1)))
-	f.Fuzz(func(t *testing.T, input []byte) {
-		if len(input) == 0 || len(input) > 4000 {
-			return
-		}
-		z := &muxFuzz{pair: newPair(t)}
-		z.out.window, z.back.window = 64, 64
-		z.m, z.c = z.origin, z.out
-		if input[0]%2 == 1 {
-			z.m, z.c = z.relay, z.back
-			z.m.cfg.MaxStreams = 4
-		}
-		for ops := input[1:]; len(ops) >= 4; ops = ops[4:] {
-			if err := z.step(ops[0]%opCount, ops[1], binary.BigEndian.Uint16(ops[2:])); err != nil {
-				if !errors.Is(err, ErrUnlawful) {
-					t.Fatalf("Handle ended with %v", err)
-				}
-				z.c.fail(err)
-				z.m.Close(err)
+	f.Fuzz(playMux)
+}
+
+// playMux plays one sequence of operations, the first byte saying which end is
+// ours.
+func playMux(t *testing.T, input []byte) {
+	if len(input) == 0 || len(input) > 4000 {
+		return
+	}
+	z := &muxFuzz{pair: newPair(t)}
+	z.out.window, z.back.window = 64, 64
+	z.m, z.c = z.origin, z.out
+	if input[0]%2 == 1 {
+		z.m, z.c = z.relay, z.back
+		z.m.cfg.MaxStreams = 4
+	}
+	for ops := input[1:]; len(ops) >= 4; ops = ops[4:] {
+		if err := z.step(ops[0]%opCount, ops[1], binary.BigEndian.Uint16(ops[2:])); err != nil {
+			if !errors.Is(err, ErrUnlawful) {
+				t.Fatalf("Handle ended with %v", err)
 			}
-			z.check()
-		}
-		for _, s := range z.begun {
-			s.Close()
+			z.c.fail(err)
+			z.m.Close(err)
 		}
 		z.check()
-		z.lose(errLost)
-		if n := z.pool.Outstanding(); n != 0 {
-			t.Fatalf("%d cells were not returned", n)
-		}
-	})
+	}
+	for _, s := range z.begun {
+		s.Close()
+	}
+	z.check()
+	z.lose(errLost)
+	if n := z.pool.Outstanding(); n != 0 {
+		t.Fatalf("%d cells were not returned", n)
+	}
 }
 
 type muxFuzz struct {
