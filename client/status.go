@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"cepa/crypto/identity"
+	"cepa/stream"
 )
 
 // Phase is how far a client has come.
@@ -58,9 +59,11 @@ type Status struct {
 type CircuitStatus struct {
 	ID      uint64        `json:"id"`
 	Hops    []HopStatus   `json:"hops"`
-	Streams int           `json:"streams"`
-	Used    bool          `json:"used"` // belongs to some isolation key
+	Streams int           `json:"streams"` // look-ups too
+	Used    bool          `json:"used"`    // belongs to some isolation key
 	Age     time.Duration `json:"age_ns"`
+	// Open are the streams, without where they go.
+	Open []stream.Status `json:"open_streams"`
 }
 
 // HopStatus names a relay as people know it.
@@ -91,7 +94,7 @@ func (c *Client) Status() Status {
 	}
 	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
 	for _, x := range c.circuits {
-		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Age: time.Since(x.born).Round(time.Second)}
+		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Age: time.Since(x.born).Round(time.Second), Open: x.origin.Mux().Streams()}
 		for _, r := range x.path {
 			cs.Hops = append(cs.Hops, HopStatus{r.Nickname, r.Identity, r.Addresses[0].String()})
 		}

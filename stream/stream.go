@@ -55,6 +55,8 @@ type Stream struct {
 	consumed   int64      // bytes read and not yet granted again
 	grant      [4]byte    // payload of the CREDIT being sent; here, so that it is not allocated
 	sendCredit int64      // bytes that we may still send
+	read       int64      // bytes in all, for Status
+	written    int64
 
 	answered             bool // CONNECTED has passed
 	remote               cell.ConnectedBody
@@ -189,6 +191,7 @@ func (s *Stream) tryRead(p []byte) (n int, err error) {
 		return 0, s.endErr
 	}
 	s.consumed += int64(n)
+	s.read += int64(n)
 	s.grantLocked()
 	return n, nil
 }
@@ -277,6 +280,7 @@ func (s *Stream) tryWrite(p []byte) (int, error) {
 		s.mux.leave(s) // whoever waits is next, also before us again
 	}
 	s.sendCredit -= int64(n)
+	s.written += int64(n)
 	return n, err
 }
 

@@ -94,6 +94,7 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 				fmt.Fprintf(tw, "  %d\t%s\t%d\t%s\t%s\n", x.ID, hopNames(x.Hops), x.Streams, x.Age, state)
 			}
 			tw.Flush()
+			printStreams(w, c.Circuits)
 		}
 	}
 	if a := s.Authority; a != nil {
@@ -118,6 +119,30 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 		return tw.Flush()
 	}
 	return nil
+}
+
+// maxStreamsShown bounds the list for people; --json has all.
+const maxStreamsShown = 20
+
+// printStreams lists open streams, never with their destinations.
+func printStreams(w io.Writer, circuits []client.CircuitStatus) {
+	tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
+	shown, all := 0, 0
+	for _, x := range circuits {
+		for _, s := range x.Open {
+			if all++; shown == maxStreamsShown {
+				continue
+			}
+			if shown++; shown == 1 {
+				fmt.Fprintln(tw, "\n  STREAM\tSTATE\tREAD\tWRITTEN")
+			}
+			fmt.Fprintf(tw, "  %d/%d\t%s\t%s\t%s\n", x.ID, s.ID, s.State, formatBytes(float64(s.Read)), formatBytes(float64(s.Written)))
+		}
+	}
+	tw.Flush()
+	if all > shown {
+		fmt.Fprintf(w, "  and %d more; --json shows all\n", all-shown)
+	}
 }
 
 func yesNo(b bool) string {
