@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"strings"
 	"time"
 
 	"cepa/cell"
@@ -25,24 +24,9 @@ func newSocks(c *client.Client, log *slog.Logger) (*socks.Server, error) {
 	}, nil
 }
 
-// onionSuffix is the domain of our onion services, which this version does not
-// reach yet. Such names never go to an exit.
-const onionSuffix = ".cepa.alt"
-
-// checkName refuses names that no exit may be asked for.
-func checkName(host string) error {
-	if strings.HasSuffix(strings.ToLower(strings.TrimSuffix(host, ".")), onionSuffix) {
-		return &socks.Error{Reply: socks.ReplyHostUnreachable, Err: errors.New("this version does not reach onion services")}
-	}
-	return nil
-}
-
 // socksResolve returns what a SOCKS server looks names up with.
 func socksResolve(c *client.Client) func(context.Context, *socks.Request) (socks.ResolveResult, error) {
 	return func(ctx context.Context, r *socks.Request) (socks.ResolveResult, error) {
-		if err := checkName(r.Host); err != nil {
-			return socks.ResolveResult{}, err
-		}
 		found, err := c.Resolve(ctx, r.Host, isolationKey(r))
 		if err != nil {
 			return socks.ResolveResult{}, &socks.Error{Reply: replyFor(err), Err: err}
@@ -55,9 +39,6 @@ func socksResolve(c *client.Client) func(context.Context, *socks.Request) (socks
 // user name and password.
 func socksDial(c *client.Client) func(context.Context, *socks.Request) (net.Conn, error) {
 	return func(ctx context.Context, r *socks.Request) (net.Conn, error) {
-		if err := checkName(r.Host); err != nil {
-			return nil, err
-		}
 		conn, err := c.DialTarget(ctx, client.Target{Host: r.Host, Port: r.Port, Isolation: isolationKey(r)})
 		if err != nil {
 			return nil, &socks.Error{Reply: replyFor(err), Err: err}
