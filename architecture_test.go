@@ -18,7 +18,7 @@ const modulePath = "cepa"
 // folder that is not here is refused, so a new room is entered here first. Some
 // rooms are named before they exist, because their row has been decided.
 var rows = [][]string{
-	{"pipe", "virtual"},
+	{"pipe", "virtual", "socket"},
 	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet"},
 	{"stream", "directory", "state", "onion"},
 	{"onion/service", "directory/mirror", "path", "circuit", "link"},
@@ -34,12 +34,13 @@ var rows = [][]string{
 var arrows = map[string][]string{
 	"pipe":    {},
 	"virtual": {},
+	"socket":  {},
 
 	"cell":             {},
 	"crypto/identity":  {},
 	"crypto/handshake": {},
 	"crypto/layer":     {},
-	"socks":            {"pipe", "virtual"},
+	"socks":            {"pipe", "virtual", "socket"},
 	"simnet":           {},
 
 	"stream":    {"cell"},
@@ -53,11 +54,11 @@ var arrows = map[string][]string{
 
 	"relay": {
 		"circuit", "link", "directory/mirror", "directory", "stream",
-		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pipe",
+		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pipe", "socket",
 	},
 	"client": {
 		"circuit", "link", "path", "directory/mirror", "directory", "stream",
-		"cell", "crypto/identity", "crypto/layer",
+		"cell", "crypto/identity", "crypto/layer", "socket",
 	},
 	"directory/authority": {"directory/mirror", "directory", "crypto/identity", "state"},
 

@@ -21,6 +21,7 @@ func (d *drain) Send(l *cell.List) error {
 	return nil
 }
 
+func (d *drain) Kick()               {}
 func (d *drain) Destroy(cell.Reason) {}
 
 // sealed returns the bodies of n cells of DATA for stream 1, sealed for the hops

@@ -48,6 +48,9 @@ func (w *wire) Send(l *cell.List) error {
 	return nil
 }
 
+// Kick implements Outlet. The wire does not wait for it.
+func (w *wire) Kick() {}
+
 func (w *wire) Destroy(reason cell.Reason) {
 	w.mu.Lock()
 	w.destroyed, w.reason = true, reason
@@ -109,6 +112,7 @@ func (w *wire) run(back *wire) {
 			w.pool.Put(c)
 		}
 		w.to.Flush()
+		w.to.Kick()
 	}
 }
 
@@ -271,6 +275,12 @@ func (s *createSide) Receive(cmd cell.Command, body []byte) {
 func (s *createSide) Flush() {
 	if s.to != nil {
 		s.to.Flush()
+	}
+}
+
+func (s *createSide) Kick() {
+	if s.to != nil {
+		s.to.Kick()
 	}
 }
 

@@ -55,6 +55,10 @@ type Outlet interface {
 	// Send queues cells in order. It takes ownership of them in every case
 	// and never waits; an error means that the circuit cannot go on.
 	Send(cells *cell.List) error
+	// Kick lets what was sent go. It follows Send as soon as no lock is held,
+	// once for many, and never waits. What is sent on a link from its own
+	// reader goes without.
+	Kick()
 	// Destroy ends the circuit on that link. It never waits.
 	Destroy(reason cell.Reason)
 }
@@ -68,6 +72,9 @@ type Receiver interface {
 	// Flush is called after a batch of Receive, so that what came of it can
 	// go out at once. It is called even when the circuit died meanwhile.
 	Flush()
+	// Kick is called when all circuits of the batch have been flushed: time to
+	// kick the other side.
+	Kick()
 	// Closed is called once, when the other side destroyed the circuit or
 	// the link was lost; not after our own Destroy.
 	Closed(reason cell.Reason)

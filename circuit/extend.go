@@ -71,7 +71,9 @@ func (t *Transit) Connect(out Outlet, e cell.ExtendBody) error {
 	}
 	t.state, t.nextOut = creating, out
 	t.mu.Unlock()
-	return out.Send(&l)
+	err := out.Send(&l)
+	out.Kick()
+	return err
 }
 
 // ExtendFailed answers a pending EXTEND. It does nothing when the circuit has
@@ -80,6 +82,7 @@ func (t *Transit) ExtendFailed(why cell.ExtendError) {
 	t.mu.Lock()
 	out := t.extendFailedLocked(why)
 	t.mu.Unlock()
+	t.cfg.Prev.Kick()
 	if out != nil {
 		out.Destroy(cell.ReasonFinished)
 	}
@@ -130,6 +133,9 @@ func (s *nextSide) Flush() {
 	}
 }
 
+// Kick lets go what was sent towards the origin.
+func (s *nextSide) Kick() { s.t.cfg.Prev.Kick() }
+
 // Closed ends a pending EXTEND, or, once extended, the circuit.
 func (s *nextSide) Closed(reason cell.Reason) {
 	t := s.t
@@ -141,7 +147,9 @@ func (s *nextSide) Closed(reason cell.Reason) {
 	t.mu.Unlock()
 	if lost {
 		t.destroy(cell.ReasonNone, noTell, fmt.Errorf("%w: next side: %s", ErrDestroyed, reason))
+		return
 	}
+	t.cfg.Prev.Kick()
 }
 
 // created passes the other half of the next hop's handshake on to the origin.

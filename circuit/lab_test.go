@@ -44,6 +44,9 @@ func (w *tube) Send(l *cell.List) error {
 	return nil
 }
 
+// Kick implements Outlet. What is in the tube goes when the test says so.
+func (w *tube) Kick() {}
+
 func (w *tube) Destroy(reason cell.Reason) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -106,6 +109,7 @@ func (w *tube) move() (moved bool) {
 		w.pool.Put(c)
 	}
 	w.to.Flush()
+	w.to.Kick()
 	return true
 }
 
@@ -186,6 +190,7 @@ type nobody struct{}
 
 func (nobody) Receive(cell.Command, []byte) {}
 func (nobody) Flush()                       {}
+func (nobody) Kick()                        {}
 func (nobody) Closed(cell.Reason)           {}
 
 // tubes adds a link whose near end is side.

@@ -45,8 +45,8 @@ type Origin struct {
 	broken bool
 
 	mu      sync.Mutex // guards sealing and queueing in order, and what follows
-	out     Outlet
-	sending cell.List // empty between calls; here, so that it is not allocated
+	out     Outlet     // does not change from the first Extend on
+	sending cell.List  // empty between calls; here, so that it is not allocated
 	pending *pendingHop
 	err     error         // why it ended
 	done    chan struct{} // closed when it ended
@@ -145,6 +145,7 @@ func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 		o.destroy(cell.ReasonResource, fmt.Errorf("%w: hop %d: %w", ErrDestroyed, k, err))
 		return o.Err()
 	}
+	o.out.Kick()
 	var reply []byte
 	select {
 	case reply = <-p.reply:
@@ -252,8 +253,11 @@ func (o *Origin) Receive(cmd cell.Command, body []byte) {
 	}
 }
 
-// Flush implements Receiver. What an Origin answers has gone out already.
+// Flush implements Receiver. What an Origin answers is on the link already.
 func (o *Origin) Flush() {}
+
+// Kick implements Receiver. There is no other side.
+func (o *Origin) Kick() {}
 
 // Closed implements Receiver.
 func (o *Origin) Closed(reason cell.Reason) {

@@ -81,6 +81,9 @@ func (h *hop) SendData(id uint16, p []byte) (int, error) {
 	return n, err
 }
 
+// Kick implements stream.Carrier.
+func (h *hop) Kick() { h.origin.out.Kick() }
+
 // sendData cuts p into DATA messages of room bytes, as many as the window and
 // one batch allow, seals each and queues them together, behind what is in list.
 // It is called under the side's lock.

@@ -109,7 +109,9 @@ func (t *Transit) Created(reply []byte) error {
 	c.SetBody(reply)
 	var l cell.List
 	l.Push(c)
-	return t.cfg.Prev.Send(&l)
+	err := t.cfg.Prev.Send(&l)
+	t.cfg.Prev.Kick()
+	return err
 }
 
 // Close destroys the circuit on both sides.
@@ -168,6 +170,12 @@ func (s prevSide) Flush() {
 	}
 	if err := (*next).Send(&t.out); err != nil {
 		t.destroy(cell.ReasonNone, cell.ReasonResource, fmt.Errorf("%w: next side: %w", ErrDestroyed, err))
+	}
+}
+
+func (s prevSide) Kick() {
+	if next := s.t.next.Load(); next != nil {
+		(*next).Kick()
 	}
 }
 
@@ -282,6 +290,9 @@ func (t *Transit) failed(err error) {
 		go t.destroy(cell.ReasonResource, cell.ReasonNone, fmt.Errorf("%w: previous side: %w", ErrDestroyed, err))
 	}
 }
+
+// Kick implements stream.Carrier.
+func (t *Transit) Kick() { t.cfg.Prev.Kick() }
 
 // SendData implements stream.Carrier.
 func (t *Transit) SendData(id uint16, p []byte) (int, error) {

@@ -21,6 +21,7 @@ import (
 	"cepa/directory/mirror"
 	"cepa/link"
 	"cepa/path"
+	"cepa/socket"
 )
 
 // Limits and times; ours.
@@ -168,6 +169,7 @@ func (c *Config) complete() {
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}
+	c.Dial = socket.Dialer(c.Dial)
 	if c.Ready == 0 {
 		c.Ready = defaultReady
 	}

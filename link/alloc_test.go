@@ -71,12 +71,12 @@ func TestAllocWrite(t *testing.T) {
 					x.SetCommand(cell.Relay)
 					list.Push(x)
 				}
-				if err := c.Send(&list); err != nil {
+				if err := c.sendNow(&list); err != nil {
 					t.Fatal(err)
 				}
 			}
 			for {
-				out := w.fill(l.began)
+				out := w.fill(l.began, false)
 				l.cfg.Buffers.put(w.borrowed)
 				w.borrowed = nil
 				if len(out) == 0 {

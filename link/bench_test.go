@@ -33,6 +33,7 @@ type sink struct{ cells, flushes int }
 
 func (s *sink) Receive(cell.Command, []byte) { s.cells++ }
 func (s *sink) Flush()                       { s.flushes++ }
+func (s *sink) Kick()                        {}
 func (s *sink) Closed(cell.Reason)           {}
 
 // pump counts what arrives and lets the sender know after each batch.
@@ -81,6 +82,7 @@ func (f *forward) Receive(_ cell.Command, body []byte) {
 	f.out.Push(c)
 }
 func (f *forward) Flush() { _ = f.next.Send(&f.out) }
+func (f *forward) Kick()  { f.next.Kick() }
 
 // send keeps window cells under way on c until n have arrived at p.
 func send(b *testing.B, pool *cell.Pool, c *Circuit, p *pump, n int) {
@@ -99,7 +101,7 @@ func send(b *testing.B, pool *cell.Pool, c *Circuit, p *pump, n int) {
 			list.Push(y)
 		}
 		sent += k
-		if err := c.Send(&list); err != nil {
+		if err := c.sendNow(&list); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -139,7 +141,7 @@ func BenchmarkLink(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := c.Send(createCell(one.Pool)); err != nil {
+	if err := c.sendNow(createCell(one.Pool)); err != nil {
 		b.Fatal(err)
 	}
 	<-opened.opened
@@ -159,7 +161,7 @@ func BenchmarkForward(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := next.Send(createCell(two.Pool)); err != nil {
+	if err := next.sendNow(createCell(two.Pool)); err != nil {
 		b.Fatal(err)
 	}
 	<-opened.opened
@@ -170,7 +172,7 @@ func BenchmarkForward(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	if err := c.Send(createCell(one.Pool)); err != nil {
+	if err := c.sendNow(createCell(one.Pool)); err != nil {
 		b.Fatal(err)
 	}
 	<-opened.opened

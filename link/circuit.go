@@ -30,8 +30,13 @@ type Receiver interface {
 	Receive(cmd cell.Command, body []byte)
 	// Flush follows the last Receive of a batch of at most 46 cells of the link.
 	// Each batch with a Receive ends with exactly one Flush, and that before
-	// Closed, even when the circuit was destroyed in between.
+	// Closed, even when the circuit was destroyed in between. What it sends
+	// needs no Kick of its own.
 	Flush()
+	// Kick follows the last Flush of a batch: time to Kick the circuits of other
+	// links that Receive and Flush have sent on. This link kicks itself. There
+	// is none after Closed.
+	Kick()
 	// Closed is called exactly once when the peer destroyed the circuit or the
 	// link ended (cell.ReasonLinkLost), and never when we destroyed it before.
 	// The circuit's queue is gone; nothing may be sent any more.
@@ -93,7 +98,7 @@ func (c *Circuit) SetReceiver(r Receiver) error {
 	return nil
 }
 
-// Send queues cells in their order and wakes the writer. It takes ownership of
+// Send queues cells in their order; Kick must follow. It takes ownership of
 // all of them whatever it returns, leaves the list empty, and sets their
 // circuit IDs; the commands are the caller's. The first list of a circuit of
 // ours is one CREATE, nothing follows before CREATED came; the first cell of a circuit of the peer is CREATED.
@@ -116,9 +121,14 @@ func (c *Circuit) Send(cells *cell.List) error {
 		return err
 	}
 	l.sched.add(c, cells)
-	l.unlockAndWake()
+	l.mu.Unlock()
 	return nil
 }
+
+// Kick has what was sent on the link's circuits written. Where the connection
+// takes it at once, that is done before Kick returns, which spares waking
+// another goroutine: so call it without locks, once for many a Send. It never waits.
+func (c *Circuit) Kick() { c.link.kick() }
 
 // admit checks cells against the state and the bound, and advances the state.
 func (c *Circuit) admit(cells *cell.List) error {

@@ -40,6 +40,7 @@ func (c *echoCircuit) Flush() {
 	}
 }
 
+func (c *echoCircuit) Kick()              {}
 func (c *echoCircuit) Closed(cell.Reason) {}
 
 func TestCircuitBothWays(t *testing.T) {
@@ -59,7 +60,7 @@ func TestCircuitBothWays(t *testing.T) {
 			if c.ID() != side.id || c.Link() != side.l {
 				t.Errorf("ID %#x, want %#x", c.ID(), side.id)
 			}
-			if err := c.Send(cells(side.pool, cell.Relay, 10, 3)); err != nil {
+			if err := c.sendNow(cells(side.pool, cell.Relay, 10, 3)); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -154,7 +155,7 @@ func TestStates(t *testing.T) {
 		p, l := newRaw(t, true, clientConfig(), cfg)
 		p.send(rawCreate(theirs + 1))
 		synctest.Wait()
-		send := func(c *Circuit, cmd cell.Command, n int) error { return c.Send(cells(cfg.Pool, cmd, 0, n)) }
+		send := func(c *Circuit, cmd cell.Command, n int) error { return c.sendNow(cells(cfg.Pool, cmd, 0, n)) }
 		own, err := l.Open(new(recorder))
 		if err != nil {
 			t.Fatal(err)
@@ -174,10 +175,10 @@ func TestStates(t *testing.T) {
 				t.Errorf("%s: %v, want ErrState", name, err)
 			}
 		}
-		if err := own.Send(new(cell.List)); err != nil {
+		if err := own.sendNow(new(cell.List)); err != nil {
 			t.Errorf("nothing to send: %v", err)
 		}
-		if err := own.Send(createCell(cfg.Pool)); err != nil {
+		if err := own.sendNow(createCell(cfg.Pool)); err != nil {
 			t.Fatal(err)
 		}
 		if err := send(own, cell.Relay, 1); !errors.Is(err, ErrState) {
@@ -231,12 +232,12 @@ func TestThousandCircuits(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if err := c.Send(createCell(cfg.Pool)); err != nil {
+				if err := c.sendNow(createCell(cfg.Pool)); err != nil {
 					t.Error(err)
 				}
 				<-opened
 				for m := range each {
-					if err := c.Send(cells(cfg.Pool, cell.Relay, k*each+m, 1)); err != nil {
+					if err := c.sendNow(cells(cfg.Pool, cell.Relay, k*each+m, 1)); err != nil {
 						t.Error(err)
 					}
 				}

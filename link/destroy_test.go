@@ -32,7 +32,7 @@ func TestDestroy(t *testing.T) {
 			if s := l.Stats(); s.LateCells != 10 || s.OwnCircuits != 0 {
 				t.Errorf("%+v, want 10 late cells", s)
 			}
-			if err := c.Send(cells(cfg.Pool, cell.Relay, 0, 3)); !errors.Is(err, ErrClosed) {
+			if err := c.sendNow(cells(cfg.Pool, cell.Relay, 0, 3)); !errors.Is(err, ErrClosed) {
 				t.Errorf("Send gave %v, want ErrClosed", err)
 			}
 			p.send(rawCell(1, cell.Destroy))
@@ -58,7 +58,7 @@ func TestDestroy(t *testing.T) {
 			synctest.Wait()
 			rec.want(t, "RELAY 7", "flush", "closed out of resources")
 			c.Destroy(cell.ReasonProtocol)
-			if err := c.Send(cells(cfg.Pool, cell.Relay, 0, 1)); !errors.Is(err, ErrClosed) {
+			if err := c.sendNow(cells(cfg.Pool, cell.Relay, 0, 1)); !errors.Is(err, ErrClosed) {
 				t.Errorf("Send gave %v", err)
 			}
 			synctest.Wait()
@@ -81,7 +81,7 @@ func TestDestroy(t *testing.T) {
 			if err := c.SetReceiver(new(recorder)); !errors.Is(err, ErrClosed) {
 				t.Errorf("SetReceiver gave %v, want ErrClosed", err)
 			}
-			if err := c.Send(cells(cfg.Pool, cell.Created, 0, 1)); !errors.Is(err, ErrClosed) {
+			if err := c.sendNow(cells(cfg.Pool, cell.Created, 0, 1)); !errors.Is(err, ErrClosed) {
 				t.Errorf("Send gave %v, want ErrClosed", err)
 			}
 			l.Close()
@@ -119,7 +119,7 @@ func TestDestroy(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := d.Send(createCell(cfg.Pool)); err != nil {
+			if err := d.sendNow(createCell(cfg.Pool)); err != nil {
 				t.Fatal(err)
 			}
 			p.expect(fmt.Sprintf("CREATE 0x1 %d", 1<<24)) // the ID was not used up
@@ -170,8 +170,8 @@ func TestDestroy(t *testing.T) {
 			p.conn.in.mu.Lock()
 			p.conn.in.limit = 1 // each Write waits for the one before
 			p.conn.in.mu.Unlock()
-			a.Send(cells(cfg.Pool, cell.Relay, 0, 1000))
-			b.Send(cells(cfg.Pool, cell.Relay, 0, 1000))
+			a.sendNow(cells(cfg.Pool, cell.Relay, 0, 1000))
+			b.sendNow(cells(cfg.Pool, cell.Relay, 0, 1000))
 			synctest.Wait() // the first is in the buffer, the second waits in Write
 			queued := a.Queued()
 			a.Destroy(cell.ReasonNone)

@@ -136,6 +136,7 @@ func (d *dispatch) destroy(id uint32, body []byte) error {
 		if c.touched {
 			c.touched = false
 			c.receiver.Flush()
+			c.receiver.Kick()
 		}
 		if c.receiver != nil {
 			c.receiver.Closed(reason)
@@ -157,15 +158,27 @@ func (d *dispatch) deliver(c *Circuit, cmd cell.Command, body []byte) {
 	}
 }
 
-// flush ends a batch.
+// flush ends a batch: first everything is queued, then each link is kicked, so
+// that circuits which go on over the same link share a record.
 func (d *dispatch) flush() {
+	if len(d.touched) == 0 {
+		return
+	}
 	for i, c := range d.touched {
-		d.touched[i] = nil
-		if c.touched { // not flushed before its Closed
-			c.touched = false
-			c.receiver.Flush()
+		if !c.touched { // flushed before its Closed
+			d.touched[i] = nil
+			continue
+		}
+		c.touched = false
+		c.receiver.Flush()
+	}
+	for i, c := range d.touched {
+		if c != nil {
+			d.touched[i] = nil
+			c.receiver.Kick()
 		}
 	}
 	d.touched = d.touched[:0]
 	d.delivered = 0
+	d.link.kick()
 }

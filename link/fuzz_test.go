@@ -152,6 +152,12 @@ func (c *fuzzCircuit) Flush() {
 	c.unflushed = false
 }
 
+func (c *fuzzCircuit) Kick() {
+	if c.unflushed || c.closed > 0 {
+		c.m.t.Fatal("Kick before Flush, or after Closed")
+	}
+}
+
 func (c *fuzzCircuit) Closed(cell.Reason) {
 	if c.unflushed {
 		c.m.t.Fatal("Closed before Flush")
@@ -198,15 +204,15 @@ func (m *fuzzModel) play(ops []byte, r *reader, w *writer) error {
 			var err error
 			if c.c, err = m.link.Open(c); err == nil {
 				m.circuits = append(m.circuits, c)
-				if err := c.c.Send(createCell(m.cfg.Pool)); err != nil {
+				if err := c.c.sendNow(createCell(m.cfg.Pool)); err != nil {
 					m.t.Fatal(err)
 				}
-				w.fill(m.link.began)
+				w.fill(m.link.began, false)
 				w.link.cfg.Buffers.put(w.borrowed)
 				w.borrowed = nil
 			}
 		case op == opWrite:
-			if n := len(w.fill(m.link.began)); n > recordsPerWrite*maxRecord {
+			if n := len(w.fill(m.link.began, false)); n > recordsPerWrite*maxRecord {
 				m.t.Fatalf("%d bytes in one write", n)
 			}
 			w.link.cfg.Buffers.put(w.borrowed)
@@ -214,10 +220,10 @@ func (m *fuzzModel) play(ops []byte, r *reader, w *writer) error {
 		case at == nil:
 		case op == opAccept:
 			if at.c.SetReceiver(at) == nil {
-				_ = at.c.Send(cells(m.cfg.Pool, cell.Created, 0, 1)) // the state decides
+				_ = at.c.sendNow(cells(m.cfg.Pool, cell.Created, 0, 1)) // the state decides
 			}
 		case op == opSend:
-			_ = m.circuits[len(m.circuits)-1].c.Send(cells(m.cfg.Pool, cell.Relay, 0, int(arg)))
+			_ = m.circuits[len(m.circuits)-1].c.sendNow(cells(m.cfg.Pool, cell.Relay, 0, int(arg)))
 		case op == opDestroy:
 			at.c.Destroy(cell.ReasonFinished)
 		case op == opDestroyInReceive:

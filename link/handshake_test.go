@@ -364,7 +364,7 @@ func TestRecordedTraffic(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Send(createCell(one.Pool)); err != nil {
+		if err := c.sendNow(createCell(one.Pool)); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()

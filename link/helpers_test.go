@@ -226,6 +226,7 @@ func (r *recorder) Receive(cmd cell.Command, body []byte) {
 	}
 }
 func (r *recorder) Flush()                    { r.note("flush") }
+func (r *recorder) Kick()                     {}
 func (r *recorder) Closed(reason cell.Reason) { r.note("closed %v", reason) }
 
 // take returns the events so far and forgets them.
@@ -392,4 +393,11 @@ func rule(l *Link) Rule {
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
 	synctest.Test(t, f)
+}
+
+// sendNow is Send and its Kick.
+func (c *Circuit) sendNow(cells *cell.List) error {
+	err := c.Send(cells)
+	c.Kick()
+	return err
 }

@@ -11,7 +11,7 @@ import (
 // belongs to the writer goroutine.
 type keepalive struct {
 	timer *time.Timer // nil on links that may be silent, and before the first wait
-	since time.Time   // the last write that the present delay counts from
+	since int64       // the last write that the present delay counts from, as writer.lastWrite
 	due   time.Time
 }
 
@@ -21,43 +21,62 @@ func (k *keepalive) stop() {
 	}
 }
 
-// wait waits for work, and tells whether it was silent for so long that
-// something must be written.
+// wait waits, on the writer's goroutine, until it holds the writer: for work, or,
+// as it tells, because it was silent for so long that something must be written.
+// With an error it holds the writer too, and nobody will again.
 func (w *writer) wait() (silent bool, err error) {
 	l := w.link
 	var fired <-chan time.Time
-	if l.keepalive {
-		if err := w.arm(); err != nil {
-			return false, err
+	for {
+		if l.keepalive {
+			if err := w.arm(); err != nil {
+				l.fail(err)
+			} else {
+				fired = w.keepalive.timer.C
+			}
 		}
-		fired = w.keepalive.timer.C
+		select {
+		case <-l.wake:
+			return false, nil
+		case <-l.dying:
+			if !l.claim() {
+				<-l.wake
+			}
+			return false, ErrClosed
+		case <-fired:
+		}
+		if !l.claim() {
+			continue // somebody is writing
+		}
+		if time.Since(l.began)-time.Duration(l.lastRead.Load()) > silenceTimeout {
+			return false, ErrSilent
+		}
+		if w.lastWrite.Load() == w.keepalive.since {
+			return true, nil
+		}
+		return false, nil // somebody wrote after the timer was set
 	}
-	select {
-	case <-l.wake:
-		return false, nil
-	case <-l.dying:
-		return false, ErrClosed
-	case <-fired:
-	}
+}
+
+// claim takes hold of the writer if nobody has, whether there is work or not.
+func (l *Link) claim() bool {
 	l.mu.Lock()
-	l.asleep = false
-	l.mu.Unlock()
-	if time.Since(l.began)-time.Duration(l.lastRead.Load()) > silenceTimeout {
-		return false, ErrSilent
-	}
-	return true, nil
+	defer l.mu.Unlock()
+	was := l.free
+	l.free = false
+	return was
 }
 
 // arm sets the timer. The delay is drawn once for each write, so that being
 // woken for nothing does not make the silence longer.
 func (w *writer) arm() error {
 	k := &w.keepalive
-	if k.timer == nil || !k.since.Equal(w.lastWrite) {
+	if last := w.lastWrite.Load(); k.timer == nil || k.since != last {
 		delay, err := w.delay()
 		if err != nil {
 			return err
 		}
-		k.since, k.due = w.lastWrite, w.lastWrite.Add(delay)
+		k.since, k.due = last, w.link.began.Add(time.Duration(last)+delay)
 	}
 	if left := time.Until(k.due); k.timer == nil {
 		k.timer = time.NewTimer(left)
@@ -81,7 +100,7 @@ func (w *writer) delay() (time.Duration, error) {
 // fillSilence seals what breaks the silence: what has come since, or PADDING, or
 // an empty record when PADDING would pass its budget.
 func (w *writer) fillSilence(now time.Time) []byte {
-	if out := w.fill(now); len(out) > 0 {
+	if out := w.fill(now, false); len(out) > 0 {
 		return out
 	}
 	// A key that is due goes before padding where a record has room for one.

@@ -3,6 +3,7 @@ package link
 import (
 	"errors"
 	"io"
+	"net"
 	"slices"
 	"sync"
 	"testing"
@@ -115,6 +116,12 @@ func (f *fixed) Read(p []byte) (int, error) {
 // TestKeepaliveExact: the times follow from the randomness, any write puts the
 // next off, and PADDING that would pass its budget is an empty record.
 func TestKeepaliveExact(t *testing.T) {
+	for _, quick := range []bool{false, true} {
+		testKeepaliveExact(t, quick)
+	}
+}
+
+func testKeepaliveExact(t *testing.T, quick bool) {
 	bubble(t, func(t *testing.T) {
 		random := &fixed{first: seeded(1), last: 200}
 		cfg := relayConfig(t, 2)
@@ -133,7 +140,14 @@ func TestKeepaliveExact(t *testing.T) {
 		p := &rawPeer{t: t, conn: mine, h: &hands{initiator: true, want: cfg.Auth.Identity}}
 		done := make(chan *Link)
 		go func() {
-			l, err := Server(t.Context(), &afterAuth{memConn: its, f: random}, cfg)
+			var conn net.Conn = &afterAuth{memConn: its, f: random}
+			if quick {
+				conn = struct {
+					*afterAuth
+					tryWriter
+				}{conn.(*afterAuth), &quickConn{memConn: its}}
+			}
+			l, err := Server(t.Context(), conn, cfg)
 			if err != nil {
 				t.Error(err)
 			}
@@ -163,7 +177,7 @@ func TestKeepaliveExact(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Send(createCell(cfg.Pool))
+		c.sendNow(createCell(cfg.Pool))
 		<-time.After(3 * step)
 		want := []write{
 			{step, recordSize(1)},

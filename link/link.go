@@ -25,7 +25,9 @@ type Link struct {
 	keepalive bool        // one side is a client
 	began     time.Time
 
-	wake       chan struct{} // one token at most; sent when asleep becomes false
+	writer *writer // whoever set free to false holds it
+
+	wake       chan struct{} // hands the writer to its goroutine; sent by who holds it, so one token at most
 	dying      chan struct{} // closed by fail
 	writerDone chan struct{}
 	done       chan struct{}
@@ -36,7 +38,7 @@ type Link struct {
 	mu     sync.Mutex // guards what follows and, as said there, parts of Circuit; never held in a call out
 	closed bool
 	err    error
-	asleep bool // the writer waits for wake
+	free   bool // nobody holds the writer: see writer
 	sched  scheduler
 
 	table               map[uint32]*Circuit      // all circuits that have an ID and have not ended
@@ -66,10 +68,10 @@ func newLink(conn net.Conn, cfg *Config, h *hands) *Link {
 		l.lastOwn, l.nextPeer = cell.InitiatorBit, 1
 	}
 	r := newReader(l, h.receive)
-	w := newWriter(l, h.send)
+	l.writer = newWriter(l, h.send)
 	go func() {
 		defer close(l.writerDone)
-		l.fail(w.run())
+		l.fail(l.writer.run())
 	}()
 	go func() {
 		defer close(l.done)
@@ -190,17 +192,34 @@ func (l *Link) idle() (time.Time, bool) {
 	return l.idleSince, l.ownCount+l.peerCount == 0
 }
 
-// unlockAndWake releases mu and wakes the writer if it sleeps and has work.
+// unlockAndWake releases mu and wakes the writer's goroutine if nobody holds
+// the writer and there is work.
 func (l *Link) unlockAndWake() {
-	wake := l.asleep && (l.sched.active > 0 || len(l.destroys) > 0)
-	if wake {
-		l.asleep = false
-	}
+	wake := l.claimLocked()
 	l.mu.Unlock()
 	if wake {
-		select {
-		case l.wake <- struct{}{}:
-		default: // a token that a timer's wake left behind does as well
-		}
+		l.wake <- struct{}{}
+	}
+}
+
+// claimLocked takes hold of the writer if nobody has and there is work for it.
+func (l *Link) claimLocked() bool {
+	if !l.free || l.closed || l.sched.active == 0 && len(l.destroys) == 0 {
+		return false
+	}
+	l.free = false
+	return true
+}
+
+// kick has what is queued written: by who holds the writer, or else by the
+// calling goroutine as far as the connection takes it at once. It never waits.
+func (l *Link) kick() {
+	l.mu.Lock()
+	claimed := l.claimLocked()
+	l.mu.Unlock()
+	switch {
+	case !claimed:
+	case l.writer.try == nil || !l.writer.runInline():
+		l.wake <- struct{}{}
 	}
 }

@@ -169,7 +169,7 @@ func TestRecordsOnTheWay(t *testing.T) {
 				i, r := pairOver(t, a, b, one, two)
 				c := openCircuit(t, i, new(recorder), one.Pool)
 				for n := range 5 {
-					c.Send(cells(one.Pool, cell.Relay, n, 1))
+					c.sendNow(cells(one.Pool, cell.Relay, n, 1))
 					synctest.Wait()
 				}
 				i.Close()
@@ -195,7 +195,7 @@ func acceptCircuit(t testing.TB, c *Circuit, r Receiver, pool *cell.Pool) {
 		t.Errorf("SetReceiver: %v", err)
 		return
 	}
-	if err := c.Send(cells(pool, cell.Created, 0, 1)); err != nil {
+	if err := c.sendNow(cells(pool, cell.Created, 0, 1)); err != nil {
 		t.Errorf("sending CREATED: %v", err)
 	}
 }
@@ -208,7 +208,7 @@ func openCircuit(t testing.TB, l *Link, r *recorder, pool *cell.Pool) *Circuit {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Send(createCell(pool)); err != nil {
+	if err := c.sendNow(createCell(pool)); err != nil {
 		t.Fatal(err)
 	}
 	synctest.Wait()

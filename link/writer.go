@@ -1,13 +1,17 @@
 package link
 
 import (
+	"sync/atomic"
 	"time"
 
 	"cepa/cell"
 	"cepa/crypto/layer"
 )
 
-// writer is the state of the writer goroutine; nobody else touches it.
+// writer is the sending side of a link. One goroutine at a time holds it: its
+// own, in run, or one that called Circuit.Kick while nobody did. Link.free says
+// that nobody does; who sets that to false holds it, until it sets it again or
+// hands the writer to its own goroutine with the token of Link.wake.
 type writer struct {
 	link     *Link
 	records  *layer.Records
@@ -18,9 +22,12 @@ type writer struct {
 	batch    batch
 	sent     cell.List // copied, to go back to the pool
 
-	keepalive   keepalive
-	lastWrite   time.Time
-	lastChecked time.Time // when unanswered DESTROYs were looked for
+	try  tryWriter // nil where the connection has none
+	rest []byte    // of small or borrowed: what the connection did not take at once
+
+	keepalive   keepalive    // its goroutine's alone
+	lastWrite   atomic.Int64 // when, in nanoseconds since the link began
+	lastChecked time.Time    // when unanswered DESTROYs were looked for
 }
 
 // batch is what goes into one record, DESTROYs first.
@@ -44,23 +51,31 @@ func (b *batch) count() int {
 }
 
 func newWriter(l *Link, records *layer.Records) *writer {
+	try, _ := l.conn.(tryWriter)
 	return &writer{
-		link: l, records: records, keySince: l.began, lastWrite: l.began, lastChecked: l.began,
-		small: make([]byte, smallBuffer),
+		link: l, records: records, keySince: l.began, lastChecked: l.began,
+		small: make([]byte, smallBuffer), try: try,
 		batch: batch{destroys: make([]destroyCell, 0, MaxRecordCells)},
 	}
 }
 
 // run writes what circuits have queued, two full records at a time while there
-// is that much, and keeps a client's link from silence. It returns why it cannot go on.
+// is that much, and keeps a client's link from silence. It returns why it cannot
+// go on, and then holds the writer for good.
 func (w *writer) run() error {
-	defer w.keepalive.stop()
+	defer func() {
+		w.keepalive.stop()
+		w.wrote(0, nil)
+	}()
 	for {
 		now := time.Now()
 		if err := w.check(now); err != nil {
 			return err
 		}
-		out := w.fill(now)
+		out := w.rest
+		if len(out) == 0 {
+			out = w.fill(now, true)
+		}
 		if len(out) == 0 {
 			silent, err := w.wait()
 			if err != nil {
@@ -71,20 +86,63 @@ func (w *writer) run() error {
 			}
 			out = w.fillSilence(time.Now())
 		}
-		_, err := w.link.conn.Write(out)
-		w.link.cfg.Buffers.put(w.borrowed)
-		w.borrowed = nil
+		n, err := w.link.conn.Write(out)
+		w.wrote(n, nil)
 		if err != nil {
 			return &connError{err}
 		}
-		w.link.counters.bytesWritten.Add(uint64(len(out)))
-		w.lastWrite = time.Now()
+	}
+}
+
+// inlineWrites is how many writes a goroutine does for others before it leaves
+// the rest to the writer's own: it has cells of its own to work on.
+const inlineWrites = 2
+
+// runInline does what run does, on the goroutine of whoever just took hold of
+// the writer, for as long as the connection takes everything at once. False:
+// the caller still holds the writer, and more is to be written.
+func (w *writer) runInline() bool {
+	for range inlineWrites {
+		now := time.Now()
+		if err := w.check(now); err != nil {
+			w.link.fail(err)
+			return false
+		}
+		out := w.fill(now, true)
+		if len(out) == 0 {
+			return true
+		}
+		n, err := w.try.TryWrite(out)
+		w.wrote(n, out[n:])
+		if err != nil {
+			w.link.fail(&connError{err})
+			return false
+		}
+		if len(w.rest) > 0 {
+			return false
+		}
+	}
+	return false
+}
+
+// wrote notes that n bytes went out and that rest did not, and gives back the
+// buffer when there is none.
+func (w *writer) wrote(n int, rest []byte) {
+	w.rest = rest
+	if len(rest) == 0 {
+		w.link.cfg.Buffers.put(w.borrowed)
+		w.borrowed = nil
+	}
+	w.link.counters.bytesWritten.Add(uint64(n))
+	if n > 0 {
+		w.lastWrite.Store(int64(time.Since(w.link.began)))
 	}
 }
 
 // fill seals what is to be written next, and returns it, valid until the next
-// call; nothing when there is nothing, and then the link knows that the writer is about to wait.
-func (w *writer) fill(now time.Time) []byte {
+// call. If there is nothing and leave is set, nobody holds the writer from then on
+// and it is no longer the caller's.
+func (w *writer) fill(now time.Time, leave bool) []byte {
 	cfg := w.link.cfg
 	records := 1
 	if cfg.RecordCells == MaxRecordCells {
@@ -93,20 +151,17 @@ func (w *writer) fill(now time.Time) []byte {
 	var out []byte
 	for i := range records {
 		limit := cfg.RecordCells
-		w.batch.rekey = w.rekeyDue(now)
-		if w.batch.rekey {
+		rekey := w.rekeyDue(now)
+		if rekey {
 			limit--
 		}
-		more := w.link.take(&w.batch, limit, i == 0)
-		n := w.batch.count()
-		if w.batch.rekey && n == 1 && !more {
-			w.batch.rekey, n = false, 0 // not for its own sake
+		n, more := w.link.take(&w.batch, limit, leave && i == 0)
+		if n == 0 && !more {
+			break // nor is a key replaced for its own sake
 		}
-		if n == 0 {
-			break
-		}
+		w.batch.rekey = rekey
 		if i == 0 {
-			out = w.buffer(n, more)
+			out = w.buffer(w.batch.count(), more)
 		}
 		out = w.seal(out, now)
 		if !more {
@@ -181,17 +236,18 @@ func (w *writer) check(now time.Time) error {
 	return w.link.checkDestroys()
 }
 
-// take moves at most n cells of what waits into b and tells whether more waits.
-// If there is nothing and sleep is set, the writer counts as asleep: the next Send wakes it.
-func (l *Link) take(b *batch, n int, sleep bool) (more bool) {
+// take moves at most n cells of what waits into b and returns how many, and
+// whether more waits. If nothing does and leave is set, nobody holds the writer, and
+// b no longer the caller's.
+func (l *Link) take(b *batch, n int, leave bool) (taken int, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
-		return false
+	if !l.closed {
+		b.destroys = l.takeDestroys(b.destroys, n)
+		l.sched.take(n-len(b.destroys), &b.cells, l.start)
+		taken = len(b.destroys) + b.cells.Len()
+		more = len(l.destroys) > 0 || l.sched.active > 0
 	}
-	b.destroys = l.takeDestroys(b.destroys, n)
-	l.sched.take(n-len(b.destroys), &b.cells, l.start)
-	more = len(l.destroys) > 0 || l.sched.active > 0
-	l.asleep = sleep && !more && len(b.destroys) == 0 && b.cells.Len() == 0
-	return more
+	l.free = leave && taken == 0 && !more
+	return taken, more
 }

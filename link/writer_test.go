@@ -21,7 +21,7 @@ func openRaw(t *testing.T, p *rawPeer, l *Link, n int, r Receiver) []*Circuit {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.Send(createCell(l.cfg.Pool)); err != nil {
+		if err := c.sendNow(createCell(l.cfg.Pool)); err != nil {
 			t.Fatal(err)
 		}
 		p.read()
@@ -46,20 +46,20 @@ func TestQueueFull(t *testing.T) {
 		p, l := newRaw(t, true, clientConfig(), cfg)
 		c := openRaw(t, p, l, 2, new(recorder))
 		p.narrow()
-		c[0].Send(cells(cfg.Pool, cell.Relay, 0, 1)) // into the buffer
+		c[0].sendNow(cells(cfg.Pool, cell.Relay, 0, 1)) // into the buffer
 		synctest.Wait()
-		c[0].Send(cells(cfg.Pool, cell.Relay, 1, 1)) // waits in Write
+		c[0].sendNow(cells(cfg.Pool, cell.Relay, 1, 1)) // waits in Write
 		synctest.Wait()
-		if err := c[0].Send(cells(cfg.Pool, cell.Relay, 2, 60)); err != nil {
+		if err := c[0].sendNow(cells(cfg.Pool, cell.Relay, 2, 60)); err != nil {
 			t.Fatal(err)
 		}
-		if err := c[0].Send(cells(cfg.Pool, cell.Relay, 0, 41)); !errors.Is(err, ErrQueueFull) || c[0].Queued() != 60 {
+		if err := c[0].sendNow(cells(cfg.Pool, cell.Relay, 0, 41)); !errors.Is(err, ErrQueueFull) || c[0].Queued() != 60 {
 			t.Errorf("the 101st cell gave %v, %d queued", err, c[0].Queued())
 		}
-		if err := c[0].Send(cells(cfg.Pool, cell.Relay, 62, 40)); err != nil || c[0].Queued() != 100 {
+		if err := c[0].sendNow(cells(cfg.Pool, cell.Relay, 62, 40)); err != nil || c[0].Queued() != 100 {
 			t.Errorf("the 100th cell gave %v, %d queued", err, c[0].Queued())
 		}
-		if err := c[1].Send(cells(cfg.Pool, cell.Relay, 0, 101)); !errors.Is(err, ErrQueueFull) {
+		if err := c[1].sendNow(cells(cfg.Pool, cell.Relay, 0, 101)); !errors.Is(err, ErrQueueFull) {
 			t.Errorf("101 cells at once gave %v", err)
 		}
 		if n := cfg.Pool.Outstanding(); n != 100 {
@@ -88,9 +88,9 @@ func TestFairness(t *testing.T) {
 		p, l := newRaw(t, true, clientConfig(), cfg)
 		c := openRaw(t, p, l, 2, new(recorder))
 		p.narrow()
-		c[0].Send(cells(cfg.Pool, cell.Relay, 0, 10000))
+		c[0].sendNow(cells(cfg.Pool, cell.Relay, 0, 10000))
 		synctest.Wait()
-		c[1].Send(cells(cfg.Pool, cell.Relay, 0, 1000))
+		c[1].sendNow(cells(cfg.Pool, cell.Relay, 0, 1000))
 		count := func(rec [][]byte) (a, b int) {
 			for _, x := range rec {
 				if x[3] == 1 {
@@ -177,7 +177,7 @@ func TestRecordCells(t *testing.T) {
 				}
 			}
 			p.conn.in.mu.Unlock()
-			c.Send(cells(cfg.Pool, cell.Relay, 0, 200))
+			c.sendNow(cells(cfg.Pool, cell.Relay, 0, 200))
 			for n := 0; n < 200; {
 				rec := p.read()
 				if len(rec) == 0 || len(rec) > limit {
@@ -206,7 +206,7 @@ func TestRekeyByCount(t *testing.T) {
 			sealed := int(p.h.receive.Count()) // the raw peer has opened as many
 			next, rekeys := byte(0), 0
 			for sealed < layer.MaxRecords+1000 {
-				c.Send(cells(cfg.Pool, cell.Relay, int(next), 1))
+				c.sendNow(cells(cfg.Pool, cell.Relay, int(next), 1))
 				rec := p.read()
 				sealed++
 				for len(rec) > 0 && rec[0][4] == byte(cell.Relay) {
@@ -249,7 +249,7 @@ func TestRekeyByAge(t *testing.T) {
 		at := func(d time.Duration, want ...string) {
 			t.Helper()
 			<-time.After(time.Until(began.Add(d)))
-			c.Send(cells(cfg.Pool, cell.Relay, 0, 1))
+			c.sendNow(cells(cfg.Pool, cell.Relay, 0, 1))
 			p.expect(want...)
 			if len(want) == 2 {
 				p.h.receive.Rekey()
@@ -264,7 +264,7 @@ func TestRekeyByAge(t *testing.T) {
 		at(6*time.Hour, "RELAY 0x1 0", "REKEY 0x0 0")
 
 		<-time.After(2 * time.Hour) // REKEY takes the place of a cell
-		c.Send(cells(cfg.Pool, cell.Relay, 0, 92))
+		c.sendNow(cells(cfg.Pool, cell.Relay, 0, 92))
 		rec := p.read()
 		if len(rec) != MaxRecordCells || name(rec[45]) != "REKEY 0x0 0" || name(rec[44]) != "RELAY 0x1 44" {
 			t.Errorf("a record of %d cells that ends with %q", len(rec), names(rec[len(rec)-2:]))
@@ -285,7 +285,7 @@ func TestRekeyByAge(t *testing.T) {
 		rec.take()
 		for n := range 10 {
 			<-time.After(37 * time.Minute)
-			c.Send(cells(one.Pool, cell.Relay, n, 1))
+			c.sendNow(cells(one.Pool, cell.Relay, n, 1))
 			synctest.Wait()
 			if got := rec.take(); len(got) != 2 {
 				t.Fatalf("after %d times 37 minutes: %q, errors %v and %v", n+1, got, i.Err(), r.Err())
@@ -319,9 +319,9 @@ func TestConcurrentEnds(t *testing.T) {
 					if err != nil {
 						return
 					}
-					c.Send(createCell(one.Pool))
+					c.sendNow(createCell(one.Pool))
 					for n := range 50 {
-						if err := c.Send(cells(one.Pool, cell.Relay, n, 10)); errors.Is(err, ErrClosed) {
+						if err := c.sendNow(cells(one.Pool, cell.Relay, n, 10)); errors.Is(err, ErrClosed) {
 							return
 						}
 						if n == 40 && k%3 == 0 {

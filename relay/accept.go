@@ -10,6 +10,7 @@ import (
 
 	"cepa/circuit"
 	"cepa/link"
+	"cepa/socket"
 )
 
 // acceptLoop takes connections until ctx ends.
@@ -37,6 +38,7 @@ func (r *Relay) acceptLoop(ctx context.Context, ln net.Listener) error {
 			continue
 		}
 		pause = 0
+		conn = socket.Wrap(conn)
 		done := pending.enter(conn)
 		if !r.spawn(func() {
 			defer done()

@@ -28,6 +28,7 @@ func (r *witness) Receive(cmd cell.Command, _ []byte) {
 	}
 }
 func (r *witness) Flush()                    {}
+func (r *witness) Kick()                     {}
 func (r *witness) Closed(reason cell.Reason) { r.ended <- reason }
 
 // lived is what rawCreate returns for a circuit that was created.
@@ -46,6 +47,7 @@ func rawCreate(w *world, l *link.Link, m cell.CreateBody) cell.Reason {
 	var list cell.List
 	list.Push(x)
 	w.must(c.Send(&list))
+	c.Kick()
 	time.Sleep(time.Second) // virtual: an answer takes 10 ms
 	synctest.Wait()
 	select {

@@ -8,6 +8,7 @@ import (
 
 	"cepa/cell"
 	"cepa/pipe"
+	"cepa/socket"
 	"cepa/stream"
 )
 
@@ -43,6 +44,7 @@ func newExitNode(r *Relay, cfg *Exit) *exitNode {
 	if e.cfg.Dial == nil {
 		e.cfg.Dial = new(net.Dialer).DialContext
 	}
+	e.cfg.Dial = socket.Dialer(e.cfg.Dial)
 	e.addrs = addressPolicy{forbidden: forbidden(), allowed: cfg.Allow}
 	return e
 }

@@ -25,6 +25,7 @@ import (
 	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/link"
+	"cepa/socket"
 )
 
 // dialTimeout is how long a connection to a relay or an authority may take to
@@ -182,6 +183,7 @@ func (c *Config) complete() {
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}
+	c.Dial = socket.Dialer(c.Dial)
 	if c.Pool == nil {
 		c.Pool = new(cell.Pool)
 	}

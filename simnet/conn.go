@@ -42,7 +42,13 @@ func (c *Conn) Read(p []byte) (int, error) {
 
 // Write puts p into the buffer and returns; it waits while the buffer is full. Concurrent writes do not mix.
 func (c *Conn) Write(p []byte) (int, error) {
-	m, err := c.out.writeBytes(p)
+	m, err := c.out.writeBytes(p, true)
+	return m, c.opError("write", err)
+}
+
+// TryWrite puts as much of p as fits into the buffer, without waiting. It must not be called while a Write is under way.
+func (c *Conn) TryWrite(p []byte) (int, error) {
+	m, err := c.out.writeBytes(p, false)
 	return m, c.opError("write", err)
 }
 

@@ -96,8 +96,8 @@ func (h *half) readBytes(p []byte) (int, error) {
 	}
 }
 
-// writeBytes is src's Write.
-func (h *half) writeBytes(p []byte) (total int, err error) {
+// writeBytes is src's Write, or, when wait is not set, its TryWrite.
+func (h *half) writeBytes(p []byte, wait bool) (total int, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for h.writing && h.sendErr == nil && !h.sendLimit.passed {
@@ -129,6 +129,8 @@ func (h *half) writeBytes(p []byte) (total int, err error) {
 			total += m
 			p = p[m:]
 			continue
+		case !wait:
+			return total, nil
 		}
 		h.canSend.Wait()
 	}

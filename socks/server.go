@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"cepa/socket"
 	"cepa/virtual"
 )
 
@@ -186,6 +187,7 @@ func (v *service) accept(ctx context.Context, ln net.Listener) error {
 		}
 		full = false
 		v.active.Add(1)
+		c = socket.Wrap(c)
 		v.conns.Go(func() {
 			defer v.active.Add(-1)
 			v.converse(ctx, c)

@@ -164,6 +164,7 @@ func (z *muxFuzz) message(cmd cell.MessageCommand, id, arg uint16) error {
 	cell.PutMessage(x.Body(), cmd, id, payload)
 	// Not ParseMessage, which would sort out the wrong kinds of ID.
 	kept, err := z.m.Handle(cell.Message{Command: cmd, Stream: id, Payload: x.Body()[cell.MessageHeaderSize:][:len(payload)]}, x)
+	z.c.Kick()
 	if !kept {
 		z.pool.Put(x)
 	} else if err != nil {
@@ -174,7 +175,7 @@ func (z *muxFuzz) message(cmd cell.MessageCommand, id, arg uint16) error {
 
 // check holds the state of the Mux against its bounds.
 func (z *muxFuzz) check() {
-	held, waiting, counted := int64(z.c.queue.Len()), 0, 0
+	held, waiting, counted := int64(z.c.queue.Len()+z.c.held.Len()), 0, 0
 	for _, s := range z.begun {
 		held += int64(s.recv.Len())
 		unread := int64(-s.recvOff)

@@ -26,6 +26,7 @@ func (m *Mux) Resolve(ctx context.Context, b cell.ResolveBody) (cell.ResolvedBod
 	if err != nil {
 		return cell.ResolvedBody{}, err
 	}
+	m.cfg.Carrier.Kick()
 	select {
 	case <-l.done:
 		if l.err == nil && l.answer.Status != 0 {
@@ -49,6 +50,12 @@ type Lookup struct {
 
 // Answer sends the result, at the relay. Only the first call counts.
 func (l *Lookup) Answer(r cell.ResolvedBody) error {
+	err := l.answerOnce(r)
+	l.mux.cfg.Carrier.Kick()
+	return err
+}
+
+func (l *Lookup) answerOnce(r cell.ResolvedBody) error {
 	m := l.mux
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -61,6 +61,9 @@ type Carrier interface {
 	// returns how many bytes that were. After 0 with a nil error the Mux
 	// hears WindowOpened once there is room.
 	SendData(stream uint16, p []byte) (int, error)
+	// Kick lets what was queued go. It follows Send and SendData as soon as no
+	// lock is held; what is queued during Handle goes without.
+	Kick()
 }
 
 // Handler takes what the origin asks for, at the circuit's last relay. Its
@@ -121,6 +124,14 @@ func (m *Mux) Open(b cell.BeginBody) (*Stream, error) {
 func (m *Mux) OpenDir() (*Stream, error) { return m.open(cell.BeginDir, nil) }
 
 func (m *Mux) open(cmd cell.MessageCommand, payload []byte) (*Stream, error) {
+	s, err := m.begin(cmd, payload)
+	if err == nil {
+		m.cfg.Carrier.Kick()
+	}
+	return s, err
+}
+
+func (m *Mux) begin(cmd cell.MessageCommand, payload []byte) (*Stream, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	id, err := m.nextIDLocked()

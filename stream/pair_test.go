@@ -22,6 +22,7 @@ type carrier struct {
 
 	mu      sync.Mutex // last in the order, like the lock of a circuit
 	cond    sync.Cond
+	held    cell.List // until Kick
 	queue   cell.List
 	unacked int
 	partial int
@@ -43,10 +44,17 @@ func (c *carrier) Send(cmd cell.MessageCommand, id uint16, payload []byte) error
 func (c *carrier) putLocked(cmd cell.MessageCommand, id uint16, payload []byte) {
 	x := c.pool.Get()
 	cell.PutMessage(x.Body()[:c.room+cell.MessageHeaderSize], cmd, id, payload)
-	c.queue.Push(x)
+	c.held.Push(x)
 	c.sent[cmd]++
 	c.unacked++
+}
+
+// Kick lets go what is held; without it the other end gets nothing.
+func (c *carrier) Kick() {
+	c.mu.Lock()
+	c.queue.Append(&c.held)
 	c.cond.Signal()
+	c.mu.Unlock()
 }
 
 func (c *carrier) SendData(id uint16, p []byte) (int, error) {
@@ -92,6 +100,7 @@ func (c *carrier) fail(err error) {
 	c.mu.Lock()
 	c.err = err
 	c.pool.PutList(&c.queue)
+	c.pool.PutList(&c.held)
 	c.cond.Broadcast()
 	c.mu.Unlock()
 }
@@ -149,6 +158,7 @@ func (p *pair) deliver(toRelay, wait bool) (bool, error) {
 		p.t.Errorf("a malformed message was sent: %v", err)
 	}
 	kept, err := to.Handle(m, x)
+	to.cfg.Carrier.Kick() // as a link does after a batch
 	if !kept {
 		p.pool.Put(x)
 	}
@@ -256,6 +266,7 @@ func (p *pair) handle(m *Mux, cmd cell.MessageCommand, id uint16, payload []byte
 		p.t.Fatal(err)
 	}
 	kept, err := m.Handle(msg, x)
+	m.cfg.Carrier.Kick()
 	if !kept {
 		p.pool.Put(x)
 	}

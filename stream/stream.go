@@ -111,6 +111,12 @@ func (s *Stream) Peer() (netip.Addr, uint32) {
 // Accept answers BEGIN with CONNECTED, at the relay. Nothing can be written
 // before.
 func (s *Stream) Accept(c cell.ConnectedBody) error {
+	err := s.accept(c)
+	s.mux.cfg.Carrier.Kick()
+	return err
+}
+
+func (s *Stream) accept(c cell.ConnectedBody) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.sentFinal || s.answered {
@@ -163,10 +169,14 @@ func (s *Stream) Read(p []byte) (int, error) {
 // tryRead copies out what is there. 0 and nil: nothing yet.
 func (s *Stream) tryRead(p []byte) (n int, err error) {
 	var used cell.List
+	granted := false
 	s.mu.Lock()
 	defer func() {
 		s.mu.Unlock()
 		s.mux.cfg.Pool.PutList(&used)
+		if granted {
+			s.mux.cfg.Carrier.Kick()
+		}
 	}()
 	if s.closed {
 		return 0, net.ErrClosed
@@ -192,21 +202,22 @@ func (s *Stream) tryRead(p []byte) (n int, err error) {
 	}
 	s.consumed += int64(n)
 	s.read += int64(n)
-	s.grantLocked()
+	granted = s.grantLocked()
 	return n, nil
 }
 
-// grantLocked gives the peer back the credit for what was read, in few cells.
-// After the peer's EOF none is needed.
-func (s *Stream) grantLocked() {
+// grantLocked gives the peer back the credit for what was read, in few cells,
+// and tells whether it sent one. After the peer's EOF none is needed.
+func (s *Stream) grantLocked() bool {
 	if s.consumed < grantAt || s.rcvdEOF || s.rcvdFinal || s.sentFinal || !s.acceptedLocked() {
-		return
+		return false
 	}
 	n := s.consumed
 	s.consumed = 0
 	s.recvCredit += n
 	binary.BigEndian.PutUint32(s.grant[:], uint32(n))
 	s.mux.cfg.Carrier.Send(cell.Credit, s.id, s.grant[:])
+	return true
 }
 
 // payload returns the payload of the DATA message that c's body starts with.
@@ -216,7 +227,8 @@ func payload(c *cell.Cell) []byte {
 	return b[cell.MessageHeaderSize : cell.MessageHeaderSize+n]
 }
 
-// Write implements net.Conn. It returns when all of p is queued on the link.
+// Write implements net.Conn. It returns when all of p is queued on the link or
+// written.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	if err := acquire(s.writeLock, &s.writeDL); err != nil {
 		return 0, err
@@ -230,6 +242,9 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, os.ErrDeadlineExceeded
 		}
 		k, err := s.tryWrite(p[n:])
+		if k > 0 {
+			s.mux.cfg.Carrier.Kick()
+		}
 		n += k
 		if n == len(p) || err != nil {
 			return n, err
@@ -286,6 +301,12 @@ func (s *Stream) tryWrite(p []byte) (int, error) {
 
 // CloseWrite sends EOF: the peer reads to the end, and may go on sending.
 func (s *Stream) CloseWrite() error {
+	err := s.closeWrite()
+	s.mux.cfg.Carrier.Kick()
+	return err
+}
+
+func (s *Stream) closeWrite() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -338,6 +359,7 @@ func (s *Stream) close(why cell.EndReason) error {
 	}
 	s.openedLocked()
 	s.mu.Unlock()
+	s.mux.cfg.Carrier.Kick()
 	s.mux.cfg.Pool.PutList(&dropped)
 	s.readDL.stop()
 	s.writeDL.stop()

@@ -72,6 +72,9 @@ func (o *outsider) Receive(cmd cell.Command, body []byte) {
 // Flush implements link.Receiver.
 func (o *outsider) Flush() {}
 
+// Kick implements link.Receiver.
+func (o *outsider) Kick() {}
+
 // Closed implements link.Receiver.
 func (o *outsider) Closed(r cell.Reason) { o.got <- outsiderCell{ended: true, reason: r} }
 
@@ -110,6 +113,7 @@ func (o *outsider) create(ctx context.Context, r *testnet.Relay, index, made uin
 	c.SetBody(body.AppendTo(nil))
 	var l cell.List
 	l.Push(c)
+	defer o.out.Kick()
 	if err := o.out.Send(&l); err != nil {
 		return err
 	}
@@ -163,6 +167,7 @@ func (o *outsider) send(k int, cmd cell.MessageCommand, stream uint16, payload [
 	}
 	var l cell.List
 	l.Push(c)
+	defer o.out.Kick()
 	return o.out.Send(&l)
 }
 
