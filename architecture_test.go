@@ -18,7 +18,7 @@ const modulePath = "cepa"
 // folder that is not here is refused, so a new room is entered here first. Some
 // rooms are named before they exist, because their row has been decided.
 var rows = [][]string{
-	{"pipe", "virtual", "socket"},
+	{"pipe", "virtual", "socket", "pace"},
 	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet"},
 	{"stream", "directory", "state", "onion"},
 	{"onion/service", "directory/mirror", "path", "circuit", "link"},
@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 	"pipe":    {},
 	"virtual": {},
 	"socket":  {},
+	"pace":    {},
 
 	"cell":             {},
 	"crypto/identity":  {},
@@ -50,11 +51,11 @@ var arrows = map[string][]string{
 	"directory/mirror": {"directory", "crypto/identity", "state"},
 	"path":             {"directory"},
 	"circuit":          {"stream", "cell", "crypto/handshake", "crypto/layer"},
-	"link":             {"cell", "crypto/handshake", "crypto/identity", "crypto/layer"},
+	"link":             {"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace"},
 
 	"relay": {
 		"circuit", "link", "directory/mirror", "directory", "stream",
-		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pipe", "socket",
+		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace", "pipe", "socket",
 	},
 	"client": {
 		"circuit", "link", "path", "directory/mirror", "directory", "stream",

@@ -72,9 +72,14 @@ func (c Command) String() string {
 // it.
 type Cell struct {
 	next  *Cell
+	taken uint64 // see Taken
 	place place
 	buf   [Size]byte
 }
+
+// Taken returns when the cell was taken from its Pool, on a clock that counts the
+// times that cells were taken: the lower, the longer ago.
+func (c *Cell) Taken() uint64 { return c.taken }
 
 // place says who has a cell, so that handing it over twice panics where it
 // happens instead of giving one buffer to two circuits.

@@ -156,13 +156,15 @@ const (
 	OriginEndedEOF        // our final END sent, CONNECTED and EOF received
 	OriginLookup          // RESOLVE sent
 
-	RelayAsked    // BEGIN or BEGIN_DIR received
-	RelayAskedEOF // so, and EOF received
-	RelayOpen     // CONNECTED sent
-	RelayEOF      // CONNECTED sent, EOF received
-	RelayEnded    // our final END sent
-	RelayEndedEOF // our final END sent, EOF received
-	RelayLookup   // RESOLVE received
+	RelayAsked              // BEGIN or BEGIN_DIR received
+	RelayAskedEOF           // so, and EOF received
+	RelayOpen               // CONNECTED sent
+	RelayEOF                // CONNECTED sent, EOF received
+	RelayEndedUnanswered    // our final END sent, CONNECTED not sent
+	RelayEndedUnansweredEOF // so, and EOF received
+	RelayEnded              // CONNECTED and our final END sent
+	RelayEndedEOF           // so, and EOF received
+	RelayLookup             // RESOLVE received
 
 	streamStates = int(RelayLookup) + 1
 )
@@ -182,12 +184,15 @@ var streamRules = [streamStates][endEOF + 1]Verdict{
 	OriginEndedEOF:        {Credit: Dropped, End: Lawful},
 	OriginLookup:          {Resolved: Lawful},
 
-	RelayAsked:    {Data: Lawful, Credit: Lawful, endEOF: Lawful, End: Lawful},
-	RelayAskedEOF: {Credit: Lawful, End: Lawful},
-	RelayOpen:     {Data: Lawful, Credit: Lawful, endEOF: Lawful, End: Lawful},
-	RelayEOF:      {Credit: Lawful, End: Lawful},
-	RelayEnded:    {Data: Dropped, Credit: Dropped, endEOF: Dropped, End: Lawful},
-	RelayEndedEOF: {Credit: Dropped, End: Lawful},
+	// Before CONNECTED an origin has received nothing that it could grant again.
+	RelayAsked:              {Data: Lawful, endEOF: Lawful, End: Lawful},
+	RelayAskedEOF:           {End: Lawful},
+	RelayOpen:               {Data: Lawful, Credit: Lawful, endEOF: Lawful, End: Lawful},
+	RelayEOF:                {Credit: Lawful, End: Lawful},
+	RelayEndedUnanswered:    {Data: Dropped, endEOF: Dropped, End: Lawful},
+	RelayEndedUnansweredEOF: {End: Lawful},
+	RelayEnded:              {Data: Dropped, Credit: Dropped, endEOF: Dropped, End: Lawful},
+	RelayEndedEOF:           {Credit: Dropped, End: Lawful},
 }
 
 // Takes says what becomes of message c of a stream in state s. Of END it says
@@ -212,8 +217,7 @@ func (s StreamState) TakesEnd(why EndReason) Verdict {
 
 // StateOf returns the state of a stream that is known. Answered says that
 // CONNECTED has passed, eof that the peer's EOF has come, and ended that our
-// final END has been sent. An origin that was not answered cannot have seen EOF,
-// and a relay that has ended its stream takes the same whether it had answered or not.
+// final END has been sent. An origin that was not answered cannot have seen EOF.
 func StateOf(origin, answered, eof, ended bool) StreamState {
 	i := 0
 	if origin {
@@ -233,7 +237,7 @@ func StateOf(origin, answered, eof, ended bool) StreamState {
 
 // statesOf is indexed by the bits origin, answered, eof, ended.
 var statesOf = [16]StreamState{
-	RelayAsked, RelayEnded, RelayAskedEOF, RelayEndedEOF,
+	RelayAsked, RelayEndedUnanswered, RelayAskedEOF, RelayEndedUnansweredEOF,
 	RelayOpen, RelayEnded, RelayEOF, RelayEndedEOF,
 	OriginAsked, OriginEndedUnanswered, OriginAsked, OriginEndedUnanswered,
 	OriginOpen, OriginEnded, OriginEOF, OriginEndedEOF,

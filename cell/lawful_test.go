@@ -180,8 +180,10 @@ func TestLawfulStreams(t *testing.T) {
 		{cell.RelayAskedEOF, "relay", "asked, EOF received"},
 		{cell.RelayOpen, "relay", "open"},
 		{cell.RelayEOF, "relay", "EOF received"},
-		{cell.RelayEnded, "relay", "ended"},
-		{cell.RelayEndedEOF, "relay", "ended, EOF received"},
+		{cell.RelayEndedUnanswered, "relay", "ended before CONNECTED"},
+		{cell.RelayEndedUnansweredEOF, "relay", "ended before CONNECTED, EOF received"},
+		{cell.RelayEnded, "relay", "ended after CONNECTED"},
+		{cell.RelayEndedEOF, "relay", "ended after CONNECTED, EOF received"},
 		{cell.RelayLookup, "relay", "RESOLVE received"},
 	}
 	if len(rows) != len(states) {
@@ -260,7 +262,7 @@ func TestLawfulAgrees(t *testing.T) {
 		}
 		for before, after := range map[cell.StreamState]cell.StreamState{
 			cell.OriginAsked: cell.OriginEndedUnanswered, cell.OriginOpen: cell.OriginEnded, cell.OriginEOF: cell.OriginEndedEOF,
-			cell.RelayAsked: cell.RelayEnded, cell.RelayAskedEOF: cell.RelayEndedEOF, cell.RelayOpen: cell.RelayEnded, cell.RelayEOF: cell.RelayEndedEOF,
+			cell.RelayAsked: cell.RelayEndedUnanswered, cell.RelayAskedEOF: cell.RelayEndedUnansweredEOF, cell.RelayOpen: cell.RelayEnded, cell.RelayEOF: cell.RelayEndedEOF,
 		} {
 			if a, b := before.Takes(c), after.Takes(c); (a == cell.Unlawful) != (b == cell.Unlawful) {
 				t.Errorf("%v: our END, of which the peer does not know, changes what it may send: %v, %v", c, a, b)
@@ -290,9 +292,9 @@ func TestStateOf(t *testing.T) {
 		{false, false, true, false, cell.RelayAskedEOF},
 		{false, true, false, false, cell.RelayOpen},
 		{false, true, true, false, cell.RelayEOF},
-		{false, false, false, true, cell.RelayEnded},
+		{false, false, false, true, cell.RelayEndedUnanswered},
 		{false, true, false, true, cell.RelayEnded},
-		{false, false, true, true, cell.RelayEndedEOF},
+		{false, false, true, true, cell.RelayEndedUnansweredEOF},
 		{false, true, true, true, cell.RelayEndedEOF},
 	} {
 		if got := cell.StateOf(f.origin, f.answered, f.eof, f.ended); got != f.want {

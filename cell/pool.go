@@ -11,9 +11,12 @@ const keepFree = 2048
 // that a leak shows in a test. It is safe for concurrent use; the zero value
 // is ready. Take and return lists on the hot path: one lock a batch.
 type Pool struct {
-	mu   sync.Mutex
-	free List
-	out  int64
+	mu    sync.Mutex
+	free  List
+	out   int64
+	taken uint64 // how often cells were taken: the clock of Cell.Taken
+
+	budget // see pool_budget.go
 }
 
 // Get returns a cell whose content is undefined. The caller owns it.
@@ -21,10 +24,16 @@ func (p *Pool) Get() *Cell {
 	p.mu.Lock()
 	c := p.free.Pop()
 	p.out++
+	p.taken++
+	taken := p.taken
+	if p.limit > 0 {
+		p.checkLocked()
+	}
 	p.mu.Unlock()
 	if c == nil {
 		c = new(Cell)
 	}
+	c.taken = taken
 	return c
 }
 
@@ -32,17 +41,23 @@ func (p *Pool) Get() *Cell {
 func (p *Pool) GetList(l *List, n int) {
 	p.mu.Lock()
 	p.out += int64(n)
+	p.taken++
+	taken := p.taken
+	if p.limit > 0 {
+		p.checkLocked()
+	}
 	for n > 0 {
 		c := p.free.Pop()
 		if c == nil {
 			break
 		}
+		c.taken = taken
 		l.Push(c)
 		n--
 	}
 	p.mu.Unlock()
 	for ; n > 0; n-- {
-		l.Push(new(Cell))
+		l.Push(&Cell{taken: taken})
 	}
 }
 

@@ -111,7 +111,7 @@ func TestAllocOrigin(t *testing.T) {
 		if want := len(bodies) * room; read != want || l.pool.Outstanding() != 0 {
 			t.Errorf("%d of %d bytes were read, %d cells are out", read, want, l.pool.Outstanding())
 		}
-		if sent := l.origin.out.(*drain).cells; sent < len(bodies)/AckEvery {
+		if sent := l.origin.out.(*drain).cells; sent < len(bodies)/maxAckInterval {
 			t.Errorf("the origin has sent only %d cells", sent)
 		}
 	}

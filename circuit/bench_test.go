@@ -43,7 +43,7 @@ func sealed(tb testing.TB, l *lab, n, from, to int, forward bool, payload int) [
 	for i := range bodies {
 		b := make([]byte, cell.BodySize)
 		cell.PutMessage(b[:innerSize(to)], cell.Data, 1, make([]byte, payload))
-		kind := byte(kindMessage)
+		kind := messageKind(i%maxAckInterval == maxAckInterval-1)
 		for k := to; k >= from; k-- {
 			sealLayer(states[k], k, kind, b, b)
 			kind = kindForward
@@ -134,7 +134,7 @@ func BenchmarkOriginReceive(b *testing.B) {
 				if i%layer.RatchetCells == 0 {
 					for k, h := range *l.origin.hops.Load() {
 						h.back = renew(b, suite, l.keys[k].Backward)
-						h.win = window{} // nobody acknowledges here
+						h.win = newWindow(Flow{Initial: MaxWindow}) // nobody acknowledges here
 					}
 				}
 				copy(body, bodies[i%layer.RatchetCells])
@@ -183,6 +183,7 @@ func BenchmarkChain(b *testing.B) {
 
 // batch carries 46 cells of DATA from one end of a stream to the other.
 func (l *lab) batch(from, to *stream.Stream, buf []byte) {
+	l.setWindow(2 * batch) // whatever congestion control makes of this machine's pauses
 	if n, err := from.Write(buf); n != len(buf) || err != nil {
 		l.t.Fatal(n, err)
 	}

@@ -21,19 +21,18 @@ import (
 
 // Limits.
 const (
-	// Window is how many counted messages may be unacknowledged, per hop and
-	// direction, before DATA waits (doc/spec.md section 5).
-	Window = 512
-	// AckEvery is how many counted messages one ACK is for.
-	AckEvery = 32
+	// MaxWindow is how many counted messages may be unacknowledged, per hop and
+	// direction, before DATA waits, however well they flow (doc/spec.md section
+	// 5): enough for 37 MB/s where a round trip takes 150 ms.
+	MaxWindow = 4096
 	// maxUnacked is where a sender gives up on a peer that does not
 	// acknowledge. It leaves room for what does not wait for the window: a
 	// few messages for each of 512 streams.
-	maxUnacked = 4096
+	maxUnacked = MaxWindow + 2048
 	// QueueCells is the bound that a link must give one circuit's outgoing
-	// queue: all that the peer may leave unacknowledged, and its ACKs. An
-	// overflow proves misbehaviour.
-	QueueCells = maxUnacked + maxUnacked/AckEvery
+	// queue: all that the peer may leave unacknowledged, and its ACKs, of which
+	// an honest one has few under way. An overflow proves misbehaviour.
+	QueueCells = maxUnacked + 512
 	// batch is how many cells SendData seals at most before others get
 	// their turn: one link record's worth.
 	batch = 46
@@ -84,7 +83,16 @@ type Receiver interface {
 const (
 	kindForward = 0 // the inner body is the next hop's
 	kindMessage = 1 // the inner body is a message
+	kindAsking  = 2 // the same, and its sender wants an ACK of it
 )
+
+// messageKind is the kind of a message.
+func messageKind(asks bool) byte {
+	if asks {
+		return kindAsking
+	}
+	return kindMessage
+}
 
 // sealedSize is the size of the sealed body at hop k.
 func sealedSize(k int) int { return cell.BodySize - cell.LayerOverhead*(k-1) }
@@ -104,7 +112,7 @@ func openLayer(st *layer.State, k int, dst, src []byte) (kind byte, err error) {
 		return 0, fmt.Errorf("%w: layer of hop %d: %w", ErrProtocol, k, err)
 	}
 	kind = dst[innerSize(k)]
-	if kind > kindMessage {
+	if kind > kindAsking {
 		return 0, fmt.Errorf("%w: unknown kind in the layer of hop %d", ErrProtocol, k)
 	}
 	return kind, nil

@@ -321,7 +321,7 @@ func TestNoHoles(t *testing.T) {
 		}
 		tube.frozen = true
 		var sent []byte
-		for i := range 3 * AckEvery {
+		for i := range 3 * 5 {
 			mustWrite(t, writer, string(rune('0'+i)))
 			sent = append(sent, string(rune('0'+i))...)
 		}

@@ -29,6 +29,7 @@ type OriginConfig struct {
 	// OnClose, when not nil, is called once when the circuit has ended, with
 	// the reason. It must not wait.
 	OnClose func(error)
+	Flow    Flow
 }
 
 // Origin is the client's end of a circuit. Make it, open a circuit on a link
@@ -59,7 +60,6 @@ type hop struct {
 	fwd    *layer.State // guarded by Origin.mu
 	win    window       // guarded by Origin.mu
 	back   *layer.State // the link's reader
-	rcpt   receipts     // the link's reader
 	mux    *stream.Mux  // set before the hop is published
 	keys   [32]byte     // exporter
 	spec   HopSpec
@@ -116,12 +116,12 @@ func (o *Origin) Mux() *stream.Mux {
 // hop k (from 1) know.
 func (o *Origin) Exporter(k int) [32]byte { return (*o.hops.Load())[k-1].keys }
 
-// Unacked returns how many messages to hop k (from 1) wait for an ACK.
-func (o *Origin) Unacked(k int) int {
+// Flow returns how the window towards hop k (from 1) stands.
+func (o *Origin) Flow(k int) FlowStatus {
 	h := (*o.hops.Load())[k-1]
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return h.win.unacked
+	return h.win.status()
 }
 
 // Extend adds a hop and waits for it. Hops are added one at a time, to a
@@ -211,7 +211,7 @@ func (o *Origin) ask(k int, spec HopSpec, message1 []byte) error {
 }
 
 func (o *Origin) addHop(k int, spec HopSpec, keys *handshake.Keys) error {
-	h := &hop{origin: o, index: k, spec: spec, keys: keys.Exporter}
+	h := &hop{origin: o, index: k, spec: spec, keys: keys.Exporter, win: newWindow(o.cfg.Flow)}
 	var err error
 	if h.fwd, err = layer.New(spec.Suite, keys.Forward); err == nil {
 		h.back, err = layer.New(spec.Suite, keys.Backward)
@@ -333,13 +333,13 @@ func (o *Origin) open(body []byte) error {
 		}
 		kind, err := openLayer(h.back, k, dst, body)
 		kept := false
-		if err == nil && kind == kindMessage {
-			kept, err = o.message(h, dst[:innerSize(k)], tag, c)
+		if err == nil && kind != kindForward {
+			kept, err = o.message(h, dst[:innerSize(k)], kind == kindAsking, tag, c)
 		}
 		if c != nil && !kept {
 			o.cfg.Pool.Put(c)
 		}
-		if err != nil || kind == kindMessage {
+		if err != nil || kind != kindForward {
 			return err
 		}
 		// The sealed body of hop k+1, and zeros where this layer's
@@ -349,13 +349,17 @@ func (o *Origin) open(body []byte) error {
 	return fmt.Errorf("%w: content beyond the last hop", ErrProtocol)
 }
 
-// message takes one message from hop h. kept says that c was taken over.
-func (o *Origin) message(h *hop, inner []byte, tag [cell.TagSize]byte, c *cell.Cell) (kept bool, err error) {
+// message takes one message from hop h, which may ask for an ACK. kept says that
+// c was taken over.
+func (o *Origin) message(h *hop, inner []byte, asks bool, tag [cell.TagSize]byte, c *cell.Cell) (kept bool, err error) {
 	m, err := cell.ParseMessage(inner)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
-	if h.rcpt.due(m.Command) {
+	if asks {
+		if !m.Command.Rule().Counts {
+			return false, fmt.Errorf("%w: %s asks for an ACK", ErrProtocol, m.Command)
+		}
 		if err := h.ack(tag); err != nil {
 			return false, err
 		}

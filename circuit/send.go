@@ -2,6 +2,7 @@ package circuit
 
 import (
 	"fmt"
+	"time"
 
 	"cepa/cell"
 )
@@ -28,13 +29,15 @@ func (o *Origin) sealLocked(h *hop, c *cell.Cell, cmd cell.MessageCommand, id ui
 	c.SetCommand(cell.Relay)
 	body := c.Body()
 	cell.PutMessage(body[:innerSize(h.index)], cmd, id, payload)
-	kind := byte(kindMessage)
+	counts := cmd.Rule().Counts
+	asks := counts && h.win.asks()
+	kind := messageKind(asks)
 	hops := *o.hops.Load()
 	for k := h.index; k >= 1; k-- {
 		sealLayer(hops[k-1].fwd, k, kind, body, body)
-		if k == h.index && cmd.Rule().Counts {
+		if k == h.index && counts {
 			n := sealedSize(k)
-			if err := h.win.sent(body[n-cell.TagSize : n]); err != nil {
+			if err := h.win.sent(body[n-cell.TagSize:n], asks); err != nil {
 				return err
 			}
 		}
@@ -81,6 +84,13 @@ func (h *hop) SendData(id uint16, p []byte) (int, error) {
 	return n, err
 }
 
+// RTT implements stream.Carrier.
+func (h *hop) RTT() time.Duration {
+	h.origin.mu.Lock()
+	defer h.origin.mu.Unlock()
+	return h.win.rttMin
+}
+
 // Kick implements stream.Carrier.
 func (h *hop) Kick() { h.origin.out.Kick() }
 
@@ -90,7 +100,7 @@ func (h *hop) Kick() { h.origin.out.Kick() }
 func sendData(w *window, pool *cell.Pool, out Outlet, list *cell.List, room int, p []byte, seal func(*cell.Cell, []byte) error) (int, error) {
 	n := min((len(p)+room-1)/room, w.room(), batch)
 	if n == 0 {
-		w.blocked = true
+		w.wait()
 		return 0, nil
 	}
 	var fresh cell.List

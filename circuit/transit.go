@@ -5,6 +5,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cepa/cell"
 	"cepa/crypto/handshake"
@@ -35,6 +36,7 @@ type TransitConfig struct {
 	// Local is what the circuit's streams answer as their remote address: a
 	// word without meaning to anybody else.
 	Local net.Addr
+	Flow  Flow
 }
 
 // Transit is a relay's part of a circuit: one side towards the origin and,
@@ -53,7 +55,6 @@ type Transit struct {
 
 	// The reader of the previous link alone:
 	fwd    *layer.State
-	rcpt   receipts
 	out    cell.List // opened, waiting for Flush
 	broken bool      // a cell was refused; see Origin.broken
 
@@ -84,7 +85,7 @@ func NewTransit(cfg TransitConfig) (*Transit, error) {
 	if cfg.Index < 1 || cfg.Index > cell.MaxHops {
 		return nil, fmt.Errorf("circuit: hop index %d is not 1…%d", cfg.Index, cell.MaxHops)
 	}
-	t := &Transit{cfg: cfg, k: int(cfg.Index)}
+	t := &Transit{cfg: cfg, k: int(cfg.Index), win: newWindow(cfg.Flow)}
 	var err error
 	if t.fwd, err = layer.New(cfg.Suite, cfg.Keys.Forward); err != nil {
 		return nil, err
@@ -119,7 +120,10 @@ func (t *Transit) Close(reason cell.Reason) { t.destroy(reason, reason, ErrClose
 
 // destroy ends the circuit, once, telling each side its reason; noTell: that
 // side knows already.
-func (t *Transit) destroy(prev, next cell.Reason, err error) {
+func (t *Transit) destroy(prev, next cell.Reason, err error) { t.end(prev, next, err, t.mux.Close) }
+
+// end is destroy with a way to end the streams.
+func (t *Transit) end(prev, next cell.Reason, err error, endStreams func(error)) {
 	t.mu.Lock()
 	if t.err != nil {
 		t.mu.Unlock()
@@ -129,7 +133,7 @@ func (t *Transit) destroy(prev, next cell.Reason, err error) {
 	nextOut := t.nextOut
 	t.cfg.Pool.PutList(&t.backList)
 	t.mu.Unlock()
-	t.mux.Close(err)
+	endStreams(err)
 	if prev != noTell {
 		t.cfg.Prev.Destroy(prev)
 	}
@@ -207,7 +211,7 @@ func (t *Transit) forward(cmd cell.Command, body []byte) error {
 	}
 	kept := false
 	if err == nil {
-		kept, err = t.message(dst[:innerSize(t.k)], tag, c)
+		kept, err = t.message(dst[:innerSize(t.k)], kind == kindAsking, tag, c)
 	}
 	if !kept {
 		t.cfg.Pool.Put(c)
@@ -215,13 +219,17 @@ func (t *Transit) forward(cmd cell.Command, body []byte) error {
 	return err
 }
 
-// message takes one message for this hop. kept says that c was taken over.
-func (t *Transit) message(inner []byte, tag [cell.TagSize]byte, c *cell.Cell) (kept bool, err error) {
+// message takes one message for this hop, which may ask for an ACK. kept says
+// that c was taken over.
+func (t *Transit) message(inner []byte, asks bool, tag [cell.TagSize]byte, c *cell.Cell) (kept bool, err error) {
 	m, err := cell.ParseMessage(inner)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
-	if t.rcpt.due(m.Command) {
+	if asks {
+		if !m.Command.Rule().Counts {
+			return false, fmt.Errorf("%w: %s asks for an ACK", ErrProtocol, m.Command)
+		}
 		if err := t.Send(cell.Ack, 0, tag[:]); err != nil {
 			return false, err
 		}
@@ -291,6 +299,13 @@ func (t *Transit) failed(err error) {
 	}
 }
 
+// RTT implements stream.Carrier.
+func (t *Transit) RTT() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.win.rttMin
+}
+
 // Kick implements stream.Carrier.
 func (t *Transit) Kick() { t.cfg.Prev.Kick() }
 
@@ -314,11 +329,13 @@ func (t *Transit) sealLocked(c *cell.Cell, cmd cell.MessageCommand, id uint16, p
 	c.SetCommand(cell.Relay)
 	body := c.Body()
 	cell.PutMessage(body[:innerSize(t.k)], cmd, id, payload)
-	sealLayer(t.back, t.k, kindMessage, body, body)
+	counts := cmd.Rule().Counts
+	asks := counts && t.win.asks()
+	sealLayer(t.back, t.k, messageKind(asks), body, body)
 	n := sealedSize(t.k)
 	clear(body[n:])
-	if cmd.Rule().Counts {
-		return t.win.sent(body[n-cell.TagSize : n])
+	if counts {
+		return t.win.sent(body[n-cell.TagSize:n], asks)
 	}
 	return nil
 }

@@ -179,7 +179,8 @@ func malformed(k int, raw func(kind byte, b []byte) func(*lab)) (rows []fault) {
 	add("the largest length", kindMessage, inner(k, byte(cell.Data), 1, 65535, 1))
 	add("an empty DATA", kindMessage, inner(k, byte(cell.Data), 1, 0))
 	add("an ACK that is too short", kindMessage, inner(k, byte(cell.Ack), 0, 15))
-	for _, kind := range []byte{2, 3, 128, 255} {
+	add("an ACK that asks for one", kindAsking, inner(k, byte(cell.Ack), 0, 16))
+	for _, kind := range []byte{3, 4, 128, 255} {
 		add(fmt.Sprint("kind ", kind), kind, inner(k, byte(cell.Data), 1, 1, 1))
 	}
 	return rows

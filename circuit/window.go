@@ -3,57 +3,110 @@ package circuit
 import (
 	"crypto/subtle"
 	"fmt"
+	"time"
 
 	"cepa/cell"
 )
 
 // window is the sending half of one hop's flow: how many counted messages are
-// unacknowledged, and the tags that acknowledgements must carry. It is guarded
-// by the lock of the side that it sends on. Congestion control will take its
-// size over; everything else stays.
+// unacknowledged, which of them ask for an acknowledgement, and the tags that
+// these must carry. It is guarded by the lock of the side that it sends on.
 type window struct {
+	congestion
+	began   time.Time
+	total   uint64 // counted messages, ever
 	unacked int
-	partial int                  // counted since the last remembered tag
-	tags    [][cell.TagSize]byte // ring: tags of every AckEvery-th message, oldest first
-	first   int                  // index of the oldest
-	n       int                  // how many
-	blocked bool                 // someone was told that the window is closed
+	partial int    // counted since the last that asked
+	marks   []mark // ring of messages that ask, oldest first
+	first   int    // index of the oldest
+	n       int    // how many
+	blocked bool   // someone was told that the window is closed
+	head    bool   // nothing was sent since the last ACK
 }
 
-// room returns how many DATA messages may go now.
-func (w *window) room() int { return max(0, Window-w.unacked) }
+// mark is a message that asks for an acknowledgement.
+type mark struct {
+	tag     [cell.TagSize]byte
+	sent    time.Duration // when, since window.began
+	number  uint64        // of all counted messages
+	counts  int           // how many it acknowledges: those since the mark before, and itself
+	unacked int           // how many were unacknowledged then
+}
 
-// sent notes a counted message and its tag.
-func (w *window) sent(tag []byte) error {
+func newWindow(f Flow) window {
+	return window{congestion: newCongestion(f), began: time.Now(), head: true}
+}
+
+// room returns how many DATA messages may go now. When nothing that is under way
+// asks for an acknowledgement, which a window that shrank can bring about, one may go that does.
+func (w *window) room() int {
+	switch n := w.window - w.unacked; {
+	case n > 0:
+		return n
+	case w.n == 0:
+		return 1
+	}
+	return 0
+}
+
+// asks tells whether the next counted message is to ask for an acknowledgement:
+// twice a window or so. Where the window is used up, what one ACK lets go travels
+// as a burst. The first of a burst asks rather than the last, because its time tells
+// how long the queues are, and not how long the burst is. The very first message
+// asks, since it meets no queue of our own.
+func (w *window) asks() bool {
+	interval, next := w.ackInterval(), w.partial+1
+	switch fills := w.unacked+1 >= w.window; {
+	case w.total == 0, w.head && next >= interval/2:
+		return true
+	case fills:
+		return w.n == 0
+	default:
+		return next >= interval
+	}
+}
+
+// sent notes a counted message, for which asked is what asks said.
+func (w *window) sent(tag []byte, asked bool) error {
+	w.head = false
+	w.total++
 	w.unacked++
+	w.partial++
 	if w.unacked > maxUnacked {
 		return fmt.Errorf("%w: no acknowledgements", ErrProtocol)
 	}
-	if w.partial++; w.partial < AckEvery {
+	if !asked {
 		return nil
 	}
-	w.partial = 0
-	if w.n == len(w.tags) {
-		// Grow by doubling; bounded by maxUnacked / AckEvery.
-		bigger := make([][cell.TagSize]byte, max(Window/AckEvery+1, 2*len(w.tags)))
+	if w.n == len(w.marks) {
+		// Grow by doubling; bounded by maxUnacked.
+		bigger := make([]mark, max(8, 2*len(w.marks)))
 		for i := range w.n {
-			bigger[i] = w.tags[(w.first+i)%len(w.tags)]
+			bigger[i] = w.marks[(w.first+i)%len(w.marks)]
 		}
-		w.tags, w.first = bigger, 0
+		w.marks, w.first = bigger, 0
 	}
-	copy(w.tags[(w.first+w.n)%len(w.tags)][:], tag)
+	m := &w.marks[(w.first+w.n)%len(w.marks)]
+	*m = mark{tag: [cell.TagSize]byte(tag), sent: time.Since(w.began), number: w.total, counts: w.partial, unacked: w.unacked}
 	w.n++
+	w.partial = 0
 	return nil
 }
 
+// wait notes that somebody has to wait for the window.
+func (w *window) wait() { w.blocked, w.full = true, true }
+
 // acked takes an ACK. reopened says that someone waits and may go on.
 func (w *window) acked(tag [cell.TagSize]byte) (reopened bool, err error) {
-	if w.n == 0 || subtle.ConstantTimeCompare(w.tags[w.first][:], tag[:]) != 1 {
+	if w.n == 0 || subtle.ConstantTimeCompare(w.marks[w.first].tag[:], tag[:]) != 1 {
 		return false, fmt.Errorf("%w: ACK of what was not sent", ErrProtocol)
 	}
-	w.first = (w.first + 1) % len(w.tags)
+	m := w.marks[w.first]
+	w.first = (w.first + 1) % len(w.marks)
 	w.n--
-	w.unacked -= AckEvery
+	w.head = true
+	w.unacked -= m.counts
+	w.congestion.acked(m.counts, sample{time.Since(w.began) - m.sent, m.unacked}, m.number, w.total)
 	if w.blocked && w.room() > 0 {
 		w.blocked = false
 		return true, nil
@@ -61,18 +114,15 @@ func (w *window) acked(tag [cell.TagSize]byte) (reopened bool, err error) {
 	return false, nil
 }
 
-// receipts is the receiving half: it says when an ACK is due. It belongs to
-// the reader that opens the hop's layer.
-type receipts struct{ n int }
+// FlowStatus is how a hop's window stands.
+type FlowStatus struct {
+	Window  int           `json:"window"`  // messages that may go without acknowledgement
+	Unacked int           `json:"unacked"` // that have gone
+	RTT     time.Duration `json:"rtt_ns"`  // of the last round; 0 before the first
+	RTTMin  time.Duration `json:"rtt_min_ns"`
+	Rate    float64       `json:"messages_per_second"` // in the last round
+}
 
-// due counts a received message and reports whether to acknowledge it.
-func (r *receipts) due(cmd cell.MessageCommand) bool {
-	if !cmd.Rule().Counts {
-		return false
-	}
-	if r.n++; r.n < AckEvery {
-		return false
-	}
-	r.n = 0
-	return true
+func (w *window) status() FlowStatus {
+	return FlowStatus{w.window, w.unacked, w.rtt, w.rttMin, w.rate}
 }

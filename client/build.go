@@ -93,7 +93,7 @@ func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) 
 // openOrigin opens a circuit on the link to a guard and extends it to all relays,
 // that one first; on an error nothing is left of it.
 func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directory.Relay, onClose func(error)) (*circuit.Origin, error) {
-	o := circuit.NewOrigin(circuit.OriginConfig{Pool: c.cfg.Pool, Rand: c.cfg.Rand, OnClose: onClose})
+	o := circuit.NewOrigin(circuit.OriginConfig{Pool: c.cfg.Pool, Rand: c.cfg.Rand, OnClose: onClose, Flow: circuit.FlowOf(c.params().Get)})
 	out, err := l.Open(o)
 	if err != nil {
 		return nil, &hopError{1, relays[0], err}

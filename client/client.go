@@ -278,9 +278,11 @@ func (c *Client) problemLocked() error {
 // linkConfig returns the configuration of a link: a client's, without
 // identity.
 func (c *Client) linkConfig() *link.Config {
+	shortest, longest := c.params().LinkPadding()
 	return &link.Config{
 		Pool: c.cfg.Pool, Buffers: c.cfg.Buffers, QueueCells: circuit.QueueCells,
-		Rand: c.cfg.Rand, Now: c.cfg.Now, Log: c.cfg.Log,
+		Keepalive: link.Keepalive{Min: shortest, Max: longest},
+		Rand:      c.cfg.Rand, Now: c.cfg.Now, Log: c.cfg.Log,
 		OnClose: func(l *link.Link, _ error) {
 			st := l.Stats()
 			c.mu.Lock()
@@ -289,6 +291,15 @@ func (c *Client) linkConfig() *link.Config {
 			c.mu.Unlock()
 		},
 	}
+}
+
+// params returns the parameters of the present consensus; their defaults before
+// there is one.
+func (c *Client) params() directory.Params {
+	if cons := c.mirror.Current(); cons != nil {
+		return cons.Params
+	}
+	return nil
 }
 
 // paths returns the chooser for the present consensus. It waits for one that is

@@ -124,14 +124,12 @@ func TestGuardSilent(t *testing.T) {
 		}
 		for i := range 5 {
 			// The middle may be the one that says nothing: that takes its time too.
-			if took := open(fmt.Sprint("next ", i)); took >= linkTimeout {
+			if took := open(fmt.Sprint("next ", i)); took > time.Second {
 				for _, x := range table(c) {
 					if x.path[0].Identity == first {
-						t.Error("a circuit begins at the guard that says nothing")
+						t.Errorf("a later one took %v, and a circuit begins at the guard that says nothing", took)
 					}
 				}
-			} else if took > time.Second {
-				t.Errorf("a later one took %v", took)
 			}
 		}
 		c.guards.lock <- struct{}{}

@@ -38,7 +38,8 @@ type world struct {
 	network *directory.Network
 	auth    *simnet.Host
 	pool    cell.Pool
-	shift   atomic.Int64 // of everybody's date against the clock
+	shift   atomic.Int64     // of everybody's date against the clock
+	params  directory.Params // that the consensus states
 	logged  logBuffer
 
 	ctx    context.Context
@@ -253,7 +254,7 @@ func (w *world) agree(nodes ...*node) {
 		nodes = w.nodes
 	}
 	key, sub := w.key("authority"), w.key("authority signing")
-	v := &directory.Vote{Network: w.network.Name, Interval: w.network.Interval, Period: w.network.Period(w.now()), Authority: key.ID()}
+	v := &directory.Vote{Network: w.network.Name, Interval: w.network.Interval, Period: w.network.Period(w.now()), Authority: key.ID(), Params: w.params}
 	w.mu.Lock()
 	for _, n := range nodes {
 		d := w.posted[n.Identity()]

@@ -4,6 +4,7 @@ import (
 	"sort"
 	"time"
 
+	"cepa/circuit"
 	"cepa/crypto/identity"
 	"cepa/stream"
 )
@@ -64,6 +65,8 @@ type CircuitStatus struct {
 	Age     time.Duration `json:"age_ns"`
 	// Open are the streams, without where they go.
 	Open []stream.Status `json:"open_streams"`
+	// Flow is how the window towards the exit stands.
+	Flow circuit.FlowStatus `json:"flow"`
 }
 
 // HopStatus names a relay as people know it.
@@ -95,6 +98,9 @@ func (c *Client) Status() Status {
 	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
 	for _, x := range c.circuits {
 		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Age: time.Since(x.born).Round(time.Second), Open: x.origin.Mux().Streams()}
+		if n := x.origin.Len(); n > 0 {
+			cs.Flow = x.origin.Flow(n)
+		}
 		for _, r := range x.path {
 			cs.Hops = append(cs.Hops, HopStatus{r.Nickname, r.Identity, r.Addresses[0].String()})
 		}

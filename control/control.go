@@ -5,6 +5,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -93,24 +95,77 @@ func JSON(f func() any) http.Handler {
 			http.Error(w, "only GET", http.StatusMethodNotAllowed)
 			return
 		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		enc.Encode(f())
+		writeJSON(w, f())
 	})
+}
+
+// ErrRefused says that the node understood a Post and did not do it; what it says
+// about that is wrapped around it.
+var ErrRefused = errors.New("refused")
+
+// Update returns a handler that answers POST, whose body is a T as JSON and nothing
+// else, with what f returns. An error of f is told to whoever asked; it should say
+// what to do.
+func Update[T any](f func(T) (any, error)) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			http.Error(w, "only POST", http.StatusMethodNotAllowed)
+			return
+		}
+		var v T
+		dec := json.NewDecoder(r.Body)
+		dec.DisallowUnknownFields()
+		err := dec.Decode(&v)
+		if err == nil {
+			if _, end := dec.Token(); !errors.Is(end, io.EOF) {
+				err = errors.New("something follows the end")
+			}
+		}
+		if err != nil {
+			http.Error(w, "the request is not as expected: "+err.Error(), http.StatusBadRequest)
+			return
+		}
+		answer, err := f(v)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
+			return
+		}
+		writeJSON(w, answer)
+	})
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.Encode(v)
 }
 
 // Get fetches a resource of the node whose socket is at path into v. Its
 // errors say what to do: the node does not run, or belongs to another user.
 func Get(ctx context.Context, path, resource string, v any) error {
+	return exchange(ctx, path, http.MethodGet, resource, nil, v)
+}
+
+// Post sends what is to be changed to a resource of the node, and reads the answer
+// into v. Its errors are those of Get, and ErrRefused.
+func Post(ctx context.Context, path, resource string, change, v any) error {
+	body, err := json.Marshal(change)
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	return exchange(ctx, path, http.MethodPost, resource, bytes.NewReader(body), v)
+}
+
+func exchange(ctx context.Context, path, method, resource string, body io.Reader, v any) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}
 	defer tr.CloseIdleConnections()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://control"+resource, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://control"+resource, body)
 	if err != nil {
 		return fmt.Errorf("control: %w", err)
 	}
@@ -124,6 +179,13 @@ func Get(ctx context.Context, path, resource string, v any) error {
 		return fmt.Errorf("control: %w", err)
 	}
 	defer resp.Body.Close()
+	if resp.StatusCode == http.StatusUnprocessableEntity {
+		text, err := io.ReadAll(io.LimitReader(resp.Body, maxRequest))
+		if err != nil {
+			return fmt.Errorf("control: %s: %w", resource, err)
+		}
+		return fmt.Errorf("%s: %w", strings.TrimSpace(string(text)), ErrRefused)
+	}
 	if resp.StatusCode != http.StatusOK {
 		return fmt.Errorf("control: %s answered %s: this cepa and the running one may be of different versions", resource, resp.Status)
 	}

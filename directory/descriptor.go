@@ -56,6 +56,8 @@ type Descriptor struct {
 	Contact string
 	// ExitPolicy sums up to which ports the relay opens streams; the zero value means none.
 	ExitPolicy PortPolicy
+	// Extra is the relay's state and past; it may be zero.
+	Extra Extra
 
 	raw    []byte
 	digest [32]byte
@@ -79,6 +81,16 @@ type descriptorBody struct {
 	ExitPolicy    string
 }
 
+// descriptorBodyExtra is the body of a descriptor whose Extra is not zero: an array of one element more.
+type descriptorBodyExtra struct {
+	_ struct{} `cbor:",toarray"`
+	descriptorBody
+	Extra extraWire
+}
+
+// extraBodyHead is the first byte of a body with Extra: an array of 15.
+const extraBodyHead = 0x80 | 15
+
 type addressWire struct {
 	_    struct{} `cbor:",toarray"`
 	IP   []byte
@@ -101,7 +113,7 @@ func SignDescriptor(d *Descriptor, key *identity.Key, cert *identity.Certificate
 	if cert.Identity != d.Identity {
 		return nil, fmt.Errorf("directory: signing a descriptor: the certificate is from %s, not from %s", cert.Identity.Short(), d.Identity.Short())
 	}
-	b := seal(kindDescriptor, encode(d.wire()), s)
+	b := seal(kindDescriptor, d.encode(), s)
 	if len(b) > MaxDescriptorSize {
 		return nil, fail("descriptor", ErrTooLarge, "%d bytes: at most %d are allowed", len(b), MaxDescriptorSize)
 	}
@@ -147,18 +159,14 @@ func parseDescriptor(b []byte) (*Descriptor, *identity.Certificate, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var body descriptorBody
-	if err := decoding.Unmarshal(env.Body, &body); err != nil {
-		return nil, nil, fail(name, ErrMalformed, "%v", err)
-	}
-	d, err := body.descriptor()
+	d, err := decodeDescriptor(env.Body)
 	if err != nil {
 		return nil, nil, fail(name, ErrMalformed, "%v", err)
 	}
 	if err := d.validate(); err != nil {
 		return nil, nil, fail(name, ErrMalformed, "%v", err)
 	}
-	if !bytes.Equal(encode(d.wire()), env.Body) {
+	if !bytes.Equal(d.encode(), env.Body) {
 		return nil, nil, fail(name, ErrMalformed, "the body is not in its one form")
 	}
 	cert, err := env.Signatures[0].verify(kindDescriptor, digest, identity.PurposeDescriptor, d.Published)
@@ -178,7 +186,7 @@ func (d *Descriptor) validate() error {
 		return err
 	}
 	if err := errors.Join(checkNetworkName(d.Network), checkNickname(d.Nickname), checkVersion(d.Version), checkSuite(d.Suite),
-		checkAddresses(d.Addresses), checkFamily(d.Family), checkText(d.Contact, MaxContact), d.ExitPolicy.validate()); err != nil {
+		checkAddresses(d.Addresses), checkFamily(d.Family), checkText(d.Contact, MaxContact), d.ExitPolicy.validate(), d.Extra.validate()); err != nil {
 		return err
 	}
 	switch {
@@ -194,6 +202,35 @@ func (d *Descriptor) validate() error {
 		return fmt.Errorf("uptime %v is not whole seconds up to 100 years", d.Uptime)
 	}
 	return nil
+}
+
+// encode returns the body.
+func (d *Descriptor) encode() []byte {
+	if d.Extra.IsZero() {
+		return encode(d.wire())
+	}
+	return encode(&descriptorBodyExtra{descriptorBody: *d.wire(), Extra: *d.Extra.wire()})
+}
+
+// decodeDescriptor reads a body of either form. Whether it is the right one, and within bounds, is left to the caller.
+func decodeDescriptor(b []byte) (*Descriptor, error) {
+	if len(b) == 0 || b[0] != extraBodyHead {
+		var body descriptorBody
+		if err := decoding.Unmarshal(b, &body); err != nil {
+			return nil, err
+		}
+		return body.descriptor()
+	}
+	var body descriptorBodyExtra
+	if err := decoding.Unmarshal(b, &body); err != nil {
+		return nil, err
+	}
+	d, err := body.descriptor()
+	if err != nil {
+		return nil, err
+	}
+	d.Extra, err = body.Extra.extra()
+	return d, err
 }
 
 func (d *Descriptor) wire() *descriptorBody {

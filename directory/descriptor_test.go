@@ -178,13 +178,17 @@ func TestDescriptorContent(t *testing.T) {
 		"contact bidi":    func(d *Descriptor) { d.Contact = "a\u202eb" },
 		"family":          func(d *Descriptor) { d.Family = []FamilyID{{2}, {1}} },
 		"policy":          func(d *Descriptor) { d.ExitPolicy.IPv4 = []PortRange{{5, 4}} },
+		"long history":    func(d *Descriptor) { d.Extra.History = make([]DayUse, MaxHistory+1) },
+		"first day":       func(d *Descriptor) { d.Extra.FirstDay = 1 },
+		"last day":        func(d *Descriptor) { d.Extra = Extra{FirstDay: maxDay, History: make([]DayUse, 1)} },
+		"use of a day":    func(d *Descriptor) { d.Extra = Extra{FirstDay: 1, History: []DayUse{{0, maxDayUnits + 1}}} },
 	} {
 		d := testDescriptor(t, 0)
 		change(d)
 		if _, err := SignDescriptor(d, p.key, p.cert); err == nil {
 			t.Errorf("%s: SignDescriptor signs", name)
 		}
-		_, err := ParseDescriptor(seal(kindDescriptor, encode(d.wire()), signer{p.key, p.cert}), epoch)
+		_, err := ParseDescriptor(seal(kindDescriptor, d.encode(), signer{p.key, p.cert}), epoch)
 		wantReason(t, err, ErrMalformed)
 	}
 	for name, change := range map[string]func(*descriptorBody){
@@ -301,6 +305,8 @@ func FuzzDescriptor(f *testing.F) {
 	f.Add(encode(d.wire()))
 	d.ExitPolicy, d.Family = AllPorts(), []FamilyID{{1}}
 	f.Add(encode(d.wire()))
+	d.Extra = Extra{Hibernating: true, FirstDay: 20_000, History: []DayUse{{1, 2}, {0, 3}}}
+	f.Add(d.encode())
 	f.Add([]byte{0x80})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		doc := seal(kindDescriptor, body, signer{p.key, p.cert})
@@ -308,8 +314,8 @@ func FuzzDescriptor(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !bytes.Equal(encode(d.wire()), body) {
-			t.Fatalf("written again as %x", encode(d.wire()))
+		if !bytes.Equal(d.encode(), body) {
+			t.Fatalf("written again as %x", d.encode())
 		}
 		again, err := SignDescriptor(d, p.key, p.cert)
 		if err != nil || !bytes.Equal(again, doc) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 )
 
 // Bounds of parameters.
@@ -23,6 +24,12 @@ const (
 	ParamCircuitBurst          = "circuit-burst"
 	ParamCircuitFreeLinks      = "circuit-free-links"
 	ParamCircuitRate           = "circuit-rate"
+	ParamFlowDelay             = "flow-delay"
+	ParamFlowHigh              = "flow-high"
+	ParamFlowInitial           = "flow-initial"
+	ParamFlowLow               = "flow-low"
+	ParamFlowMax               = "flow-max"
+	ParamFlowMin               = "flow-min"
 	ParamLinkPadding           = "link-padding"
 	ParamLinkPaddingMin        = "link-padding-min"
 	ParamLinkPaddingMax        = "link-padding-max"
@@ -43,6 +50,12 @@ var paramSpecs = []ParamSpec{
 	{ParamCircuitFreeLinks, 3, 0, 1 << 20, "links", "client links from one address up to which their creation of circuits is not limited"},
 	{ParamCircuitRate, 2, 1, 1 << 20, "circuits/s", "circuits a second that clients of one address may create, with more links than that"},
 	{ParamClientLinksPerAddress, 50, 1, 1 << 20, "links", "links without relay authentication that a relay accepts from one address"},
+	{ParamFlowDelay, 50, 0, 1000, "ms", "time for which a circuit leaves messages in queues, beside those of flow-low and flow-high"},
+	{ParamFlowHigh, 6, 1, 4096, "messages", "messages in queues above which a circuit's window shrinks"},
+	{ParamFlowInitial, 16, 4, 4096, "messages", "a circuit's first window"},
+	{ParamFlowLow, 3, 1, 4096, "messages", "messages in queues below which a circuit's window grows"},
+	{ParamFlowMax, 4096, 4, 4096, "messages", "largest window"},
+	{ParamFlowMin, 4, 4, 4096, "messages", "smallest window"},
 	{ParamLinkPadding, 1, 0, 1, "switch", "whether client links are padded"},
 	{ParamLinkPaddingMax, 9_500, 100, 60_000, "ms", "longest silence before padding on a client link"},
 	{ParamLinkPaddingMin, 1_500, 100, 60_000, "ms", "shortest silence before padding on a client link"},
@@ -71,6 +84,14 @@ func (p Params) Get(name string) int64 {
 		return spec.Default
 	}
 	return min(max(v, spec.Min), spec.Max)
+}
+
+// LinkPadding returns after how short and how long a silence a side of a client link writes something. Whatever a consensus
+// says, 0 < shortest <= longest: a minimum above the maximum counts as the maximum.
+func (p Params) LinkPadding() (shortest, longest time.Duration) {
+	longest = time.Duration(p.Get(ParamLinkPaddingMax)) * time.Millisecond
+	shortest = time.Duration(p.Get(ParamLinkPaddingMin)) * time.Millisecond
+	return min(shortest, longest), longest
 }
 
 func findParam(name string) (ParamSpec, bool) {

@@ -76,7 +76,7 @@ func TestAllocWrite(t *testing.T) {
 				}
 			}
 			for {
-				out := w.fill(l.began, false)
+				out, _ := w.fill(l.began, false, unlimited)
 				l.cfg.Buffers.put(w.borrowed)
 				w.borrowed = nil
 				if len(out) == 0 {

@@ -31,6 +31,10 @@ type buffer struct{ b []byte }
 // for concurrent use; the zero value is ready. What nobody uses goes back to
 // the garbage collector.
 type Buffers struct {
+	// Charge, unless nil, is told the bytes of what is lent, and as a negative
+	// number of what comes back. Set it before the first link.
+	Charge func(bytes int64)
+
 	medium, large sync.Pool
 	out           atomic.Int64
 }
@@ -38,6 +42,9 @@ type Buffers struct {
 // get returns a buffer of mediumBuffer or largeBuffer bytes.
 func (p *Buffers) get(size int) *buffer {
 	p.out.Add(1)
+	if p.Charge != nil {
+		p.Charge(int64(size))
+	}
 	pool := &p.large
 	if size == mediumBuffer {
 		pool = &p.medium
@@ -54,6 +61,9 @@ func (p *Buffers) put(b *buffer) {
 		return
 	}
 	p.out.Add(-1)
+	if p.Charge != nil {
+		p.Charge(-int64(len(b.b)))
+	}
 	if len(b.b) == mediumBuffer {
 		p.medium.Put(b)
 	} else {

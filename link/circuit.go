@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 
 	"cepa/cell"
+	"cepa/pace"
 )
 
 // state is where a circuit stands on its link; doc.go draws the transitions.
@@ -54,9 +55,13 @@ type Circuit struct {
 	// receiver is set under link.mu before state lets the reader call it.
 	receiver Receiver
 
-	// Guarded by link.mu; the queue and the links are the scheduler's.
-	queue      cell.List
-	prev, next *Circuit
+	// Guarded by link.mu, and the scheduler's.
+	queue cell.List
+	share *pace.Share
+	tag   uint64 // in the scheduler's virtual time
+	fresh bool   // it was quiet and has not been served yet: goes first among equal tags
+	order uint64 // decides then
+	place int    // in the scheduler's heap, while there are cells
 
 	// touched is the reader's: Receive was called and Flush not yet.
 	touched bool
@@ -80,6 +85,21 @@ func (c *Circuit) Queued() int {
 	defer c.link.mu.Unlock()
 	return c.queue.Len()
 }
+
+// Held returns how many cells wait to be sent, and when the oldest of them was taken
+// from the pool (cell.Cell.Taken).
+func (c *Circuit) Held() (oldest uint64, cells int) {
+	c.link.mu.Lock()
+	defer c.link.mu.Unlock()
+	if x := c.queue.Front(); x != nil {
+		oldest = x.Taken()
+	}
+	return oldest, c.queue.Len()
+}
+
+// Ended tells whether the circuit was destroyed, by us or the peer, or ended with
+// the link.
+func (c *Circuit) Ended() bool { return c.ended() }
 
 // SetReceiver says who takes the cells of a circuit that the peer created; it
 // must precede the Send of CREATED, and is called once. It fails with ErrClosed

@@ -9,6 +9,7 @@ import (
 
 	"cepa/cell"
 	"cepa/crypto/identity"
+	"cepa/pace"
 )
 
 // Bounds and times of a link. Those of doc/spec.md say so; the others are ours.
@@ -95,6 +96,9 @@ type Config struct {
 	MaxCircuits int
 	// QueueCells bounds one circuit's outgoing queue; DefaultQueueCells when 0.
 	QueueCells int
+	// Pacer is a relay's rate of writing, which its links share; nil for no limit.
+	// What the link writes is charged to it, and needs no limit in the connection.
+	Pacer *pace.Pacer
 	// Keepalive of links whose initiator is a client.
 	Keepalive Keepalive
 	// Buffers lends links their large buffers while they are busy. Links of one

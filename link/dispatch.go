@@ -21,7 +21,9 @@ type dispatch struct {
 	rekey     bool       // REKEY was the last cell of the present record
 }
 
-// cell handles one cell of cellSize bytes; last says that it ends its record.
+// cell handles one cell of cellSize bytes; last says that it ends its record. A
+// RELAY that continues a run is judged as the one before it: the table is not
+// asked again while the circuit is open.
 func (d *dispatch) cell(b []byte, last bool) error {
 	id, cmd := binary.BigEndian.Uint32(b), cell.Command(b[4])
 	body := b[cell.HeaderSize:cellSize]
@@ -29,53 +31,130 @@ func (d *dispatch) cell(b []byte, last bool) error {
 		d.deliver(d.circuit, cmd, body)
 		return nil
 	}
-	switch cmd {
-	case cell.Padding, cell.Rekey:
-		return d.linkCell(id, cmd, body, last)
-	case cell.Auth:
-		return &ProtocolError{RuleAuthOnce, cmd, id}
-	case cell.Create, cell.Created, cell.Relay, cell.Destroy:
-	default:
-		return &ProtocolError{RuleCommand, cmd, id}
+	return d.judge(id, cmd, body, last)
+}
+
+// judge handles a cell as the table of doc/spec.md section 1 says, which package
+// cell holds as data.
+func (d *dispatch) judge(id uint32, cmd cell.Command, body []byte, last bool) error {
+	s, c := d.state(id)
+	verdict := cmd.On(s)
+	switch {
+	case verdict == cell.Unlawful:
+		return &ProtocolError{d.broken(cmd, id, s), cmd, id}
+	case verdict == cell.Lawful && cmd == cell.Relay: // the most frequent first
+		d.id, d.circuit = id, c
+		d.deliver(c, cmd, body)
+		return nil
 	}
-	if id == 0 {
-		return &ProtocolError{RuleCircuitZero, cmd, id}
+	if rule := malformed(cmd, body); rule != "" {
+		return &ProtocolError{rule, cmd, id}
+	}
+	if verdict == cell.Dropped {
+		d.link.counters.late.Add(1)
+		return nil
 	}
 	switch cmd {
+	case cell.Padding:
+		d.link.counters.paddingRead.Add(1)
+	case cell.Rekey:
+		if !last {
+			return &ProtocolError{RuleRekeyLast, cmd, id}
+		}
+		d.rekey = true
 	case cell.Create:
 		return d.create(id, body)
 	case cell.Created:
 		return d.created(id, body)
-	case cell.Relay:
-		return d.relay(id, body)
-	default:
+	case cell.Destroy:
 		return d.destroy(id, body)
 	}
+	return nil
 }
 
-// linkCell handles PADDING and REKEY.
-func (d *dispatch) linkCell(id uint32, cmd cell.Command, body []byte, last bool) error {
-	switch {
-	case id != 0:
-		return &ProtocolError{RuleLinkCircuit, cmd, id}
-	case !cell.IsZero(body):
-		return &ProtocolError{RuleZero, cmd, id}
-	case cmd == cell.Padding:
-		d.link.counters.paddingRead.Add(1)
-	case !last:
-		return &ProtocolError{RuleRekeyLast, cmd, id}
-	default:
-		d.rekey = true
+// state returns what the link knows of a circuit ID that arrived, and its circuit
+// where it has one. We may destroy the circuit at any time after that.
+func (d *dispatch) state(id uint32) (cell.CircuitState, *Circuit) {
+	if id == 0 {
+		return cell.CircuitZero, nil
 	}
-	return nil
+	c, late := d.link.find(id)
+	if c == nil {
+		switch {
+		case late:
+			return cell.CircuitDestroyed, nil
+		case d.peerSide(id) && uint64(id) >= d.link.nextPeer: // which only this goroutine changes
+			return cell.CircuitNew, nil
+		}
+		return cell.CircuitUnknown, nil
+	}
+	switch c.get() {
+	case pending:
+		return cell.CircuitPending, c
+	case offered:
+		return cell.CircuitOffered, c
+	case open:
+		return cell.CircuitOpen, c
+	}
+	return cell.CircuitDestroyed, c // since find looked
+}
+
+// peerSide tells whether the top bit of id is that of the peer's IDs.
+func (d *dispatch) peerSide(id uint32) bool {
+	return (id&cell.InitiatorBit != 0) != d.link.initiator
+}
+
+// broken names the rule that an unlawful cell broke.
+func (d *dispatch) broken(cmd cell.Command, id uint32, s cell.CircuitState) Rule {
+	switch cmd {
+	case cell.Padding, cell.Rekey:
+		return RuleLinkCircuit
+	case cell.Auth:
+		return RuleAuthOnce
+	case cell.Create, cell.Created, cell.Relay, cell.Destroy:
+	default:
+		return RuleCommand
+	}
+	switch {
+	case s == cell.CircuitZero:
+		return RuleCircuitZero
+	case cmd == cell.Create && !d.peerSide(id):
+		return RuleSide
+	case cmd == cell.Create:
+		return RuleOrder
+	case s == cell.CircuitUnknown || s == cell.CircuitNew:
+		return RuleUnknown
+	case cmd == cell.Created:
+		return RuleCreated
+	}
+	return RuleRelay
+}
+
+// malformed names the rule that a body breaks, or none. That of RELAY is judged by
+// its circuit.
+func malformed(cmd cell.Command, body []byte) Rule {
+	var err error
+	switch cmd {
+	case cell.Padding, cell.Rekey:
+		if !cell.IsZero(body) {
+			return RuleZero
+		}
+	case cell.Create:
+		_, err = cell.ParseCreate(body)
+	case cell.Created:
+		_, err = cell.ParseCreated(body)
+	case cell.Destroy:
+		_, err = cell.ParseDestroy(body)
+	}
+	if err != nil {
+		return RuleBody
+	}
+	return ""
 }
 
 func (d *dispatch) create(id uint32, body []byte) error {
 	if d.link.cfg.OnCreate == nil {
 		return &ProtocolError{RuleCreateAllowed, cell.Create, id}
-	}
-	if _, err := cell.ParseCreate(body); err != nil {
-		return &ProtocolError{RuleBody, cell.Create, id}
 	}
 	c, err := d.link.accept(id)
 	if c == nil {
@@ -86,14 +165,11 @@ func (d *dispatch) create(id uint32, body []byte) error {
 }
 
 func (d *dispatch) created(id uint32, body []byte) error {
-	if _, err := cell.ParseCreated(body); err != nil {
-		return &ProtocolError{RuleBody, cell.Created, id}
-	}
 	c, late, err := d.link.created(id)
 	switch {
 	case err != nil:
 		return err
-	case late:
+	case late: // since the table was asked
 		d.link.counters.late.Add(1)
 	default:
 		d.deliver(c, cell.Created, body)
@@ -101,33 +177,7 @@ func (d *dispatch) created(id uint32, body []byte) error {
 	return nil
 }
 
-// relay is the way of a RELAY that does not continue a run.
-func (d *dispatch) relay(id uint32, body []byte) error {
-	c, late := d.link.find(id)
-	switch {
-	case late:
-		d.link.counters.late.Add(1)
-		return nil
-	case c == nil:
-		return &ProtocolError{RuleUnknown, cell.Relay, id}
-	}
-	switch c.get() {
-	case open:
-		d.id, d.circuit = id, c
-		d.deliver(c, cell.Relay, body)
-		return nil
-	case destroyed: // since find looked
-		d.link.counters.late.Add(1)
-		return nil
-	}
-	return &ProtocolError{RuleRelay, cell.Relay, id}
-}
-
 func (d *dispatch) destroy(id uint32, body []byte) error {
-	reason, err := cell.ParseDestroy(body)
-	if err != nil {
-		return &ProtocolError{RuleBody, cell.Destroy, id}
-	}
 	c, err := d.link.peerDestroyed(id)
 	if c != nil {
 		if c == d.circuit {
@@ -139,7 +189,7 @@ func (d *dispatch) destroy(id uint32, body []byte) error {
 			c.receiver.Kick()
 		}
 		if c.receiver != nil {
-			c.receiver.Closed(reason)
+			c.receiver.Closed(cell.Reason(body[0]))
 		}
 	}
 	return err

@@ -207,13 +207,13 @@ func (m *fuzzModel) play(ops []byte, r *reader, w *writer) error {
 				if err := c.c.sendNow(createCell(m.cfg.Pool)); err != nil {
 					m.t.Fatal(err)
 				}
-				w.fill(m.link.began, false)
+				w.fill(m.link.began, false, unlimited)
 				w.link.cfg.Buffers.put(w.borrowed)
 				w.borrowed = nil
 			}
 		case op == opWrite:
-			if n := len(w.fill(m.link.began, false)); n > recordsPerWrite*maxRecord {
-				m.t.Fatalf("%d bytes in one write", n)
+			if out, _ := w.fill(m.link.began, false, unlimited); len(out) > recordsPerWrite*maxRecord {
+				m.t.Fatalf("%d bytes in one write", len(out))
 			}
 			w.link.cfg.Buffers.put(w.borrowed)
 			w.borrowed = nil

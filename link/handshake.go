@@ -11,6 +11,7 @@ import (
 	"cepa/crypto/handshake"
 	"cepa/crypto/identity"
 	"cepa/crypto/layer"
+	"cepa/pace"
 )
 
 // authRecord is the size of the record that holds one AUTH cell, in bytes.
@@ -19,7 +20,10 @@ const authRecord = recordOverhead + cellSize
 // hands is a handshake under way, and then its outcome.
 type hands struct {
 	conn      net.Conn
-	cfg       *Config // complete
+	claim     *pace.Claimant // of the rate; nil without a pacer
+	meter     *pace.Meter
+	over      <-chan struct{} // closed when the time is over
+	cfg       *Config         // complete
 	initiator bool
 	want      identity.ID // whom an initiator expects
 
@@ -79,6 +83,10 @@ func (h *hands) prepare(conn net.Conn, cfg *Config) (err error) {
 func (h *hands) run(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
+	if h.cfg.Pacer != nil {
+		h.meter = pace.NewMeter(nil)
+		h.claim, h.over = h.cfg.Pacer.Claimant(h.meter.Head), ctx.Done()
+	}
 	interrupted := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(interrupted)
@@ -236,6 +244,16 @@ func (h *hands) writeMessage(step string, out, message []byte) error {
 }
 
 func (h *hands) write(step string, out []byte) error {
+	if h.claim != nil {
+		for left := len(out); left > 0; {
+			n, err := h.claim.Wait(h.over, left, left)
+			if err != nil {
+				return &HandshakeError{step, ErrClosed}
+			}
+			h.meter.Count(n)
+			left -= n
+		}
+	}
 	if _, err := h.conn.Write(out); err != nil {
 		return &HandshakeError{step, &connError{err}}
 	}

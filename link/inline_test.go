@@ -186,3 +186,29 @@ func TestKickRace(t *testing.T) {
 		i.Close()
 	})
 }
+
+// TestKickEnd: a link that ends while another goroutine holds its writer, with or
+// without work, ends.
+func TestKickEnd(t *testing.T) {
+	for range 50 {
+		bubble(t, func(t *testing.T) {
+			i, _, _, own, _ := quickPair(t, 1)
+			synctest.Wait()
+			if !i.claim() {
+				t.Fatal("the writer is not free")
+			}
+			ended := make(chan struct{})
+			go func() {
+				i.Close()
+				close(ended)
+			}()
+			synctest.Wait() // its goroutine waits for the writer
+			if i.writer.runInline() {
+				t.Error("it says that nothing is left to do")
+			}
+			i.wake <- struct{}{}
+			<-ended
+			own[0].Kick()
+		})
+	}
+}

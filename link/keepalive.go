@@ -97,17 +97,25 @@ func (w *writer) delay() (time.Duration, error) {
 	return k.Min + time.Duration(binary.BigEndian.Uint64(b[:])%uint64(k.Max-k.Min+1)), nil
 }
 
-// fillSilence seals what breaks the silence: what has come since, or PADDING, or
+// breakSilence seals what breaks the silence: what has come since, or PADDING, or
 // an empty record when PADDING would pass its budget.
-func (w *writer) fillSilence(now time.Time) []byte {
-	if out := w.fill(now, false); len(out) > 0 {
-		return out
+func (w *writer) breakSilence() (out []byte, err error) {
+	allowed := unlimited
+	if w.claim != nil {
+		if allowed, err = w.await(recordSize(1), recordSize(1)); err != nil {
+			return nil, err
+		}
+		defer func() { w.refund(allowed - len(out)) }()
+	}
+	now := time.Now()
+	if out, _ := w.fill(now, false, allowed); len(out) > 0 {
+		return out, nil
 	}
 	// A key that is due goes before padding where a record has room for one.
 	w.batch.rekey = w.rekeyDue(now)
-	if !w.batch.rekey || w.link.cfg.RecordCells > 1 {
+	if !w.batch.rekey || w.link.cfg.RecordCells > 1 && w.claim == nil {
 		spend := w.link.cfg.Keepalive.Spend
 		w.batch.padding = spend == nil || spend(recordSize(1))
 	}
-	return w.seal(w.small[:0], now)
+	return w.seal(w.small[:0], now), nil
 }

@@ -204,11 +204,40 @@ func (l *Link) unlockAndWake() {
 
 // claimLocked takes hold of the writer if nobody has and there is work for it.
 func (l *Link) claimLocked() bool {
-	if !l.free || l.closed || l.sched.active == 0 && len(l.destroys) == 0 {
+	if !l.free || l.closed || l.sched.active() == 0 && len(l.destroys) == 0 {
 		return false
 	}
 	l.free = false
 	return true
+}
+
+// head is the link's tag for its pacer, at virtual time now. DESTROYs go first.
+func (l *Link) head(now uint64) uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.destroys) > 0 {
+		return 0
+	}
+	return l.sched.head(now)
+}
+
+// wanted returns how many bytes the writer would write now, at most two records.
+func (l *Link) wanted() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return 0
+	}
+	n := l.sched.queued + len(l.destroys) - l.destroysTaken
+	if n == 0 {
+		return 0
+	}
+	most := l.cfg.RecordCells
+	if most == MaxRecordCells {
+		most *= recordsPerWrite
+	}
+	n = min(n, most)
+	return n*cellSize + (n+MaxRecordCells-1)/MaxRecordCells*recordOverhead
 }
 
 // kick has what is queued written: by who holds the writer, or else by the

@@ -6,6 +6,7 @@ import (
 
 	"cepa/cell"
 	"cepa/crypto/layer"
+	"cepa/pace"
 )
 
 // writer is the sending side of a link. One goroutine at a time holds it: its
@@ -21,6 +22,8 @@ type writer struct {
 	borrowed *buffer // large, nil while small does
 	batch    batch
 	sent     cell.List // copied, to go back to the pool
+
+	claim *pace.Claimant // nil without a pacer
 
 	try  tryWriter // nil where the connection has none
 	rest []byte    // of small or borrowed: what the connection did not take at once
@@ -52,11 +55,15 @@ func (b *batch) count() int {
 
 func newWriter(l *Link, records *layer.Records) *writer {
 	try, _ := l.conn.(tryWriter)
-	return &writer{
+	w := &writer{
 		link: l, records: records, keySince: l.began, lastChecked: l.began,
 		small: make([]byte, smallBuffer), try: try,
 		batch: batch{destroys: make([]destroyCell, 0, MaxRecordCells)},
 	}
+	if l.cfg.Pacer != nil {
+		w.claim = l.cfg.Pacer.Claimant(l.head)
+	}
+	return w
 }
 
 // run writes what circuits have queued, two full records at a time while there
@@ -72,11 +79,22 @@ func (w *writer) run() error {
 		if err := w.check(now); err != nil {
 			return err
 		}
-		out := w.rest
+		out, more := w.rest, false
 		if len(out) == 0 {
-			out = w.fill(now, true)
+			allowed, err := w.allow(true)
+			if err != nil {
+				return err
+			}
+			out, more = w.fill(now, true, allowed)
+			w.refund(allowed - len(out))
 		}
 		if len(out) == 0 {
+			if more {
+				if w.link.Err() != nil {
+					return ErrClosed
+				}
+				continue
+			}
 			silent, err := w.wait()
 			if err != nil {
 				return err
@@ -84,7 +102,9 @@ func (w *writer) run() error {
 			if !silent {
 				continue
 			}
-			out = w.fillSilence(time.Now())
+			if out, err = w.breakSilence(); err != nil {
+				return err
+			}
 		}
 		n, err := w.link.conn.Write(out)
 		w.wrote(n, nil)
@@ -99,8 +119,8 @@ func (w *writer) run() error {
 const inlineWrites = 2
 
 // runInline does what run does, on the goroutine of whoever just took hold of
-// the writer, for as long as the connection takes everything at once. False:
-// the caller still holds the writer, and more is to be written.
+// the writer, for as long as the connection takes everything at once and the rate
+// allows it. False: the caller still holds the writer, and more is to be written.
 func (w *writer) runInline() bool {
 	for range inlineWrites {
 		now := time.Now()
@@ -108,9 +128,11 @@ func (w *writer) runInline() bool {
 			w.link.fail(err)
 			return false
 		}
-		out := w.fill(now, true)
+		allowed, _ := w.allow(false)
+		out, more := w.fill(now, true, allowed)
+		w.refund(allowed - len(out))
 		if len(out) == 0 {
-			return true
+			return !more
 		}
 		n, err := w.try.TryWrite(out)
 		w.wrote(n, out[n:])
@@ -123,6 +145,41 @@ func (w *writer) runInline() bool {
 		}
 	}
 	return false
+}
+
+// unlimited is what may be written without a pacer.
+const unlimited = 1 << 30
+
+// allow returns how many bytes may be written now, of those that wait to be, after
+// waiting for them if so asked.
+func (w *writer) allow(wait bool) (int, error) {
+	if w.claim == nil {
+		return unlimited, nil
+	}
+	want := w.link.wanted()
+	if want == 0 {
+		return 0, nil
+	}
+	if n := w.claim.Try(recordSize(1), want); n > 0 || !wait {
+		return n, nil
+	}
+	return w.await(recordSize(1), want)
+}
+
+// await waits for the rate.
+func (w *writer) await(least, want int) (int, error) {
+	n, err := w.claim.Wait(w.link.dying, least, want)
+	if err != nil {
+		return 0, ErrClosed
+	}
+	return n, nil
+}
+
+// refund gives back what was allowed and not written.
+func (w *writer) refund(n int) {
+	if w.claim != nil {
+		w.claim.Return(n)
+	}
 }
 
 // wrote notes that n bytes went out and that rest did not, and gives back the
@@ -139,24 +196,24 @@ func (w *writer) wrote(n int, rest []byte) {
 	}
 }
 
-// fill seals what is to be written next, and returns it, valid until the next
-// call. If there is nothing and leave is set, nobody holds the writer from then on
-// and it is no longer the caller's.
-func (w *writer) fill(now time.Time, leave bool) []byte {
+// fill seals what is to be written next, at most so many bytes, and returns it,
+// valid until the next call, and whether more waits. If there is nothing and leave is
+// set, nobody holds the writer from then on and it is no longer the caller's.
+func (w *writer) fill(now time.Time, leave bool, allowed int) (out []byte, more bool) {
 	cfg := w.link.cfg
 	records := 1
 	if cfg.RecordCells == MaxRecordCells {
 		records = recordsPerWrite
 	}
-	var out []byte
 	for i := range records {
-		limit := cfg.RecordCells
+		limit := max(0, min(cfg.RecordCells, (allowed-len(out)-recordOverhead)/cellSize))
 		rekey := w.rekeyDue(now)
-		if rekey {
+		if rekey && limit > 0 {
 			limit--
 		}
-		n, more := w.link.take(&w.batch, limit, leave && i == 0)
-		if n == 0 && !more {
+		var n int
+		n, more = w.link.take(&w.batch, limit, leave && i == 0)
+		if n == 0 && !(rekey && more && allowed-len(out) >= recordSize(1)) {
 			break // nor is a key replaced for its own sake
 		}
 		w.batch.rekey = rekey
@@ -168,7 +225,7 @@ func (w *writer) fill(now time.Time, leave bool) []byte {
 			break
 		}
 	}
-	return out
+	return out, more
 }
 
 // buffer returns the buffer for a record of n cells, and for the next if there
@@ -246,7 +303,10 @@ func (l *Link) take(b *batch, n int, leave bool) (taken int, more bool) {
 		b.destroys = l.takeDestroys(b.destroys, n)
 		l.sched.take(n-len(b.destroys), &b.cells, l.start)
 		taken = len(b.destroys) + b.cells.Len()
-		more = len(l.destroys) > 0 || l.sched.active > 0
+		more = len(l.destroys) > 0 || l.sched.active() > 0
+	}
+	if l.closed && leave {
+		return 0, true // the caller holds the writer still, and must end it or hand it on
 	}
 	l.free = leave && taken == 0 && !more
 	return taken, more

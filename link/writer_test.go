@@ -106,6 +106,9 @@ func TestFairness(t *testing.T) {
 				t.Fatalf("%d and %d cells", a, b)
 			}
 		}
+		if a, b := count(p.read()); b < 23 { // who was quiet goes first
+			t.Fatalf("%d and %d cells when the other came", a, b)
+		}
 		for range 20 {
 			if a, b := count(p.read()); a != 23 || b != 23 {
 				t.Fatalf("%d and %d cells, want 23 each", a, b)
@@ -152,7 +155,7 @@ func TestSchedulerShares(t *testing.T) {
 				s.remove(c, &rest)
 			}
 			pool.PutList(&rest)
-			if s.active != 0 || s.queued != 0 || s.first != nil || s.last != nil || pool.Outstanding() != 0 {
+			if s.active() != 0 || s.queued != 0 || pool.Outstanding() != 0 {
 				t.Errorf("%d circuits: not empty at the end: %+v, %d cells out", circuits, s, pool.Outstanding())
 			}
 		}

@@ -109,12 +109,18 @@ func (s *sparse) due(now time.Time) int {
 }
 
 func (r *Relay) accept(ctx context.Context, conn net.Conn) {
+	if !r.takes() {
+		conn.Close()
+		return
+	}
 	if !r.linkCount.enter(r.limits.links) {
+		r.load.links.Add(1)
 		conn.Close()
 		return
 	}
 	near := &neighbour{addr: keyOf(conn.RemoteAddr())}
-	l, err := link.Server(ctx, r.limiter.conn(conn), r.linkConfig(near, true))
+	limited, meter := r.limiter.reading(r.tally.traffic(conn))
+	l, err := link.Server(ctx, limited, r.linkConfig(near, true))
 	if err != nil {
 		r.linkCount.leave()
 		r.cfg.Log.Debug("a link handshake failed", "err", err)
@@ -126,8 +132,14 @@ func (r *Relay) accept(ctx context.Context, conn net.Conn) {
 	}
 	switch {
 	case !r.isRelay(l) && !r.countClient(near):
+		r.load.links.Add(1)
 		l.Abort(errTooManyLinks)
 	default:
+		if r.isRelay(l) {
+			meter.Join(nil, linkParts)
+		} else {
+			meter.Join(r.addresses.share(near.addr), 1)
+		}
 		if _, proved := l.Peer(); proved {
 			r.pool.Add(l) // which refuses only when it is closed, and the link too then
 		}
@@ -161,12 +173,12 @@ func (r *Relay) uncountClient(near *neighbour) {
 // linkConfig returns the configuration of one link. An incoming one is counted
 // until it ends.
 func (r *Relay) linkConfig(near *neighbour, incoming bool) *link.Config {
+	shortest, longest := r.params().LinkPadding()
 	return &link.Config{
 		Auth: r.auth.Load(), Pool: r.cfg.Pool, Buffers: r.cfg.Buffers,
 		OnCreate: func(c *link.Circuit, body []byte) { r.creator.onCreate(near, c, body) },
-		// A relay's rate bounds its records.
-		RecordCells: r.limiter.recordCells(), QueueCells: circuit.QueueCells,
-		Keepalive: link.Keepalive{Spend: r.limiter.allowPadding},
+		Pacer:    r.limiter.write, QueueCells: circuit.QueueCells,
+		Keepalive: link.Keepalive{Min: shortest, Max: longest, Spend: r.limiter.allowPadding},
 		Rand:      r.cfg.Rand, Now: r.cfg.Now, Log: r.cfg.Log,
 		OnClose: func(l *link.Link, _ error) {
 			if incoming {

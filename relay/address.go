@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"cepa/directory"
+	"cepa/pace"
 )
 
 // maxAddresses bounds how many addresses are remembered; beyond it new ones are
@@ -31,6 +32,7 @@ type addressBook struct {
 type address struct {
 	links    int
 	creation *rate.Limiter // circuits, once there are more than a few links
+	share    *pace.Share   // of the relay's rate
 }
 
 func newAddressBook(params func() directory.Params) *addressBook {
@@ -69,7 +71,7 @@ func (b *addressBook) enter(a netip.Addr) bool {
 		if len(b.entries) >= maxAddresses {
 			return true
 		}
-		e = &address{creation: rate.NewLimiter(rate.Limit(p.Get(directory.ParamCircuitRate)), int(p.Get(directory.ParamCircuitBurst)))}
+		e = &address{creation: rate.NewLimiter(rate.Limit(p.Get(directory.ParamCircuitRate)), int(p.Get(directory.ParamCircuitBurst))), share: new(pace.Share)}
 		b.entries[a] = e
 	}
 	if int64(e.links) >= p.Get(directory.ParamClientLinksPerAddress) {
@@ -77,6 +79,16 @@ func (b *addressBook) enter(a netip.Addr) bool {
 	}
 	e.links++
 	return true
+}
+
+// share returns what circuits of clients at a have of the relay's rate together.
+func (b *addressBook) share(a netip.Addr) *pace.Share {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if e := b.entries[a]; e != nil {
+		return e.share
+	}
+	return new(pace.Share)
 }
 
 // leave takes one enter back. An entry stays until its bucket has filled up

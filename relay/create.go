@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"io"
 	"runtime"
 	"time"
 
@@ -9,58 +10,84 @@ import (
 	"cepa/circuit"
 	"cepa/crypto/handshake"
 	"cepa/link"
+	"cepa/pace"
 	"cepa/stream"
 )
 
+// maxCreateWait is how long a CREATE may wait and still be served: the client's patience
+// is over by then, and what it gets is of no use. Source: doc/spec.md section 12.
+const maxCreateWait = 5 * time.Second
+
 // creator answers CREATE: a bounded pool of workers with a short queue.
 type creator struct {
-	relay *Relay
-	queue chan createJob
+	relay   *Relay
+	workers int
+	queue   *createQueue
+
+	// respond is handshake.HopRespond.
+	respond func(*handshake.OnionKey, handshake.HopParams, []byte, io.Reader) ([]byte, *handshake.Keys, error)
 }
 
+// createJob is one CREATE that waits.
 type createJob struct {
 	circuit  *link.Circuit
 	near     *neighbour
 	index    uint8
 	message1 [cell.HopMessage1Size]byte
+	since    time.Time // when it came
+	next     *createJob
 }
 
 func newCreator(r *Relay) *creator {
-	return &creator{relay: r, queue: make(chan createJob, r.limits.createQueue)}
+	n := r.cfg.CreateWorkers
+	if n == 0 {
+		// Half of the cores, so that a flood of handshakes leaves the other half
+		// to cells that are on their way.
+		n = (runtime.GOMAXPROCS(0) + 1) / 2
+	}
+	return &creator{relay: r, workers: n, queue: newCreateQueue(&r.limits, n), respond: handshake.HopRespond}
 }
 
 // run starts the workers; they end with ctx.
 func (c *creator) run(ctx context.Context) {
-	n := c.relay.cfg.CreateWorkers
-	if n == 0 {
-		n = runtime.GOMAXPROCS(0)
-	}
-	for range n {
+	for range c.workers {
 		c.relay.spawn(func() {
-			for {
-				select {
-				case j := <-c.queue:
-					c.create(&j)
-				case <-ctx.Done():
-					return
-				}
+			for j := c.queue.take(); j != nil; j = c.queue.take() {
+				c.queue.done(c.serve(j))
 			}
 		})
 	}
+	c.relay.spawn(func() {
+		<-ctx.Done()
+		c.queue.close()
+	})
 }
 
 // drain gives up what no worker will take any more. The links are closed: there
 // is nobody left to tell.
 func (c *creator) drain() {
-	for {
-		select {
-		case j := <-c.queue:
-			j.near.creating.leave()
-			c.relay.forget(j.near)
-		default:
-			return
-		}
+	for _, j := range c.queue.drain() {
+		j.near.creating.leave()
+		c.relay.forget(j.near)
 	}
+}
+
+// serve does one job, or gives it up when nobody wants it any more. It returns how
+// long the handshake took, 0 when there was none.
+func (c *creator) serve(j *createJob) time.Duration {
+	start := time.Now()
+	switch {
+	case j.circuit.Ended():
+	case start.Sub(j.since) > maxCreateWait:
+		c.relay.load.dropped(start)
+		j.circuit.Destroy(cell.ReasonResource)
+	default:
+		c.create(j)
+		return time.Since(start)
+	}
+	j.near.creating.leave()
+	c.relay.forget(j.near)
+	return 0
 }
 
 // onCreate is called on a link's reader: it checks and queues.
@@ -86,30 +113,37 @@ func (c *creator) enqueue(near *neighbour, lc *link.Circuit, body []byte) cell.R
 	case m.Suite != uint8(r.cfg.Suite):
 		return cell.ReasonRefused
 	}
-	if !fromRelay && !r.addresses.mayCreate(near.addr, time.Now()) {
+	if !r.takes() {
+		return cell.ReasonResource
+	}
+	now := time.Now()
+	if !fromRelay && !r.addresses.mayCreate(near.addr, now) {
+		r.load.creates.Add(1)
 		return cell.ReasonResource
 	}
 	if !near.circuits.enter(forClient(fromRelay, r.limits.clientCircuits, r.limits.circuits)) {
+		r.load.creates.Add(1)
 		return cell.ReasonResource
 	}
 	if !r.circuits.enter(r.limits.circuits) {
+		r.load.dropped(now)
 		near.circuits.leave()
 		return cell.ReasonResource
 	}
 	if !near.creating.enter(forClient(fromRelay, r.limits.clientCreating, r.limits.createQueue)) {
+		r.load.creates.Add(1)
 		r.forget(near)
 		return cell.ReasonResource
 	}
-	j := createJob{circuit: lc, near: near, index: m.Index}
+	j := &createJob{circuit: lc, near: near, index: m.Index, since: now}
 	copy(j.message1[:], m.Message1)
-	select {
-	case c.queue <- j:
-		return cell.ReasonNone
-	default:
+	if !c.queue.add(j, fromRelay) {
+		r.load.dropped(now)
 		near.creating.leave()
 		r.forget(near)
 		return cell.ReasonResource
 	}
+	return cell.ReasonNone
 }
 
 // forget counts a circuit as ended.
@@ -122,7 +156,7 @@ func (r *Relay) forget(near *neighbour) {
 func (c *creator) create(j *createJob) {
 	r := c.relay
 	defer j.near.creating.leave()
-	reply, keys, err := handshake.HopRespond(r.cfg.OnionKey, handshake.HopParams{
+	reply, keys, err := c.respond(r.cfg.OnionKey, handshake.HopParams{
 		Identity: r.Identity(), Index: j.index, Suite: uint8(r.cfg.Suite),
 	}, j.message1[:], r.cfg.Rand)
 	if err != nil {
@@ -130,11 +164,12 @@ func (c *creator) create(j *createJob) {
 		r.forget(j.near)
 		return
 	}
-	h := &circuitHandler{relay: r, prev: j.circuit.Link(), near: j.near}
+	h := &circuitHandler{relay: r, prev: j.circuit.Link(), near: j.near, share: r.shareOf(j.circuit.Link(), j.near)}
+	j.circuit.SetShare(h.share)
 	h.ctx, h.cancel = context.WithCancel(r.ctx)
 	t, err := circuit.NewTransit(circuit.TransitConfig{
 		Pool: r.cfg.Pool, Handler: h, Prev: j.circuit, Index: j.index,
-		Suite: r.cfg.Suite, Keys: keys, Local: stream.Addr("circuit"),
+		Suite: r.cfg.Suite, Keys: keys, Local: stream.Addr("circuit"), Flow: circuit.FlowOf(r.params().Get),
 	})
 	if err != nil {
 		h.cancel()
@@ -143,6 +178,7 @@ func (c *creator) create(j *createJob) {
 		return
 	}
 	h.transit = t
+	r.memory.add(h)
 	// From here on the circuit's end is told to h, whatever it comes from.
 	if err := j.circuit.SetReceiver(t.Prev()); err != nil {
 		t.Close(cell.ReasonNone) // it was destroyed meanwhile
@@ -153,12 +189,23 @@ func (c *creator) create(j *createJob) {
 	}
 }
 
+// shareOf returns with what else a circuit from this link shares the relay's rate:
+// with all of its client's address, or, as a relay's link carries circuits of many
+// clients, with nothing but its own other direction.
+func (r *Relay) shareOf(l *link.Link, near *neighbour) *pace.Share {
+	if r.isRelay(l) {
+		return new(pace.Share)
+	}
+	return r.addresses.share(near.addr)
+}
+
 // circuitHandler does for one circuit what takes time, and ends it with the
 // circuit.
 type circuitHandler struct {
 	relay   *Relay
 	prev    *link.Link
-	near    *neighbour // of prev
+	near    *neighbour  // of prev
+	share   *pace.Share // of the rate
 	transit *circuit.Transit
 	ctx     context.Context // ends with the circuit
 	cancel  context.CancelFunc
@@ -170,5 +217,6 @@ type circuitHandler struct {
 // Closed implements circuit.Handler.
 func (h *circuitHandler) Closed(*circuit.Transit) {
 	h.cancel()
+	h.relay.memory.remove(h)
 	h.relay.forget(h.near)
 }

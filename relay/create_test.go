@@ -273,7 +273,9 @@ func TestClientCircuitsAreForClients(t *testing.T) {
 func TestCreateQueue(t *testing.T) {
 	t.Parallel()
 	run(t, func(w *world) {
-		n := w.relay("a", nil, func(r *Relay) { r.limits.createQueue, r.limits.clientCreating = 4, 3 })
+		n := w.relay("a", nil, func(r *Relay) {
+			r.limits.createQueue, r.limits.clientQueue, r.limits.clientCreating = 6, 4, 3
+		})
 		w.agree(w.relay("b", nil)) // so that the far end of a link to a counts as a client
 		c := newCreator(n.Relay)   // beside the one that serves
 		one, other := new(neighbour), new(neighbour)
@@ -327,9 +329,9 @@ func TestCreateOfLostCircuit(t *testing.T) {
 		lc, err := l.Open(new(witness))
 		w.must(err)
 		lc.Destroy(cell.ReasonFinished)
-		j := createJob{circuit: lc, near: near, index: 1}
+		j := &createJob{circuit: lc, near: near, index: 1, since: time.Now()}
 		copy(j.message1[:], lawful(w, n, 1).Message1)
-		c.create(&j)
+		c.create(j)
 		if near.circuits.now() != 0 || near.creating.now() != 0 || n.circuits.now() != 0 {
 			t.Errorf("counted after the end: %d, %d, %d", near.circuits.now(), near.creating.now(), n.circuits.now())
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cepa/cell"
+	"cepa/pace"
 	"cepa/pipe"
 	"cepa/socket"
 	"cepa/stream"
@@ -36,7 +37,8 @@ type exitNode struct {
 	lookups  gauge
 }
 
-func newExitNode(r *Relay, cfg *Exit) *exitNode {
+// newExitNode fails when the machine's own addresses cannot be listed.
+func newExitNode(r *Relay, cfg *Exit) (*exitNode, error) {
 	e := &exitNode{relay: r, cfg: *cfg, resolver: cfg.Resolver}
 	if e.resolver == nil {
 		e.resolver = net.DefaultResolver
@@ -45,8 +47,15 @@ func newExitNode(r *Relay, cfg *Exit) *exitNode {
 		e.cfg.Dial = new(net.Dialer).DialContext
 	}
 	e.cfg.Dial = socket.Dialer(e.cfg.Dial)
-	e.addrs = addressPolicy{forbidden: forbidden(), allowed: cfg.Allow}
-	return e
+	if e.cfg.Interfaces == nil {
+		e.cfg.Interfaces = net.InterfaceAddrs
+	}
+	own, err := newOwnAddresses(e.cfg.Interfaces, r.cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	e.addrs = addressPolicy{allowed: cfg.Allow, own: own}
+	return e, nil
 }
 
 // mayExit reports whether the circuit may have streams to the internet: never
@@ -63,7 +72,7 @@ func (h *circuitHandler) Begin(s *stream.Stream, b cell.BeginBody) {
 		s.Abort(cell.EndPolicy)
 		return
 	}
-	if !h.work(func() { e.serve(h.ctx, s, b, cell.Room(int(h.transit.Index()))) }) {
+	if !h.work(func() { e.serve(h.ctx, s, b, h.share, cell.Room(int(h.transit.Index()))) }) {
 		s.Abort(cell.EndResource)
 	}
 }
@@ -105,7 +114,7 @@ func (h *circuitHandler) work(f func()) bool {
 }
 
 // serve connects a stream and carries it to its end, in messages of up to room bytes.
-func (e *exitNode) serve(ctx context.Context, s *stream.Stream, b cell.BeginBody, room int) {
+func (e *exitNode) serve(ctx context.Context, s *stream.Stream, b cell.BeginBody, share *pace.Share, room int) {
 	conn, addr, why := e.connectFor(ctx, s, b)
 	if why != 0 {
 		s.Abort(why)
@@ -117,7 +126,7 @@ func (e *exitNode) serve(ctx context.Context, s *stream.Stream, b cell.BeginBody
 		return
 	}
 	// Its error is the stream's own affair: both ends have heard of it.
-	_, _, _ = pipe.Join(ctx, s, e.relay.limiter.connFor(conn, room))
+	_, _, _ = pipe.Join(ctx, s, e.relay.limiter.conn(e.relay.tally.traffic(conn), share, room))
 }
 
 // connectFor is connect for as long as the client wants the stream.

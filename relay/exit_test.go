@@ -56,7 +56,9 @@ func hang() *dialer {
 
 // exitWith makes a relay an exit to all ports with these.
 func exitWith(r Resolver, d *dialer) func(*Config) {
-	return func(cfg *Config) { cfg.Exit = &Exit{Policy: directory.AllPorts(), Resolver: r, Dial: d.Dial} }
+	return func(cfg *Config) {
+		cfg.Exit = &Exit{Policy: directory.AllPorts(), Resolver: r, Dial: d.Dial, Interfaces: interfaces()}
+	}
 }
 
 // TestExit: streams to the internet, from a relay that is not the first, with what

@@ -100,6 +100,7 @@ func (h *circuitHandler) extend(ctx context.Context, t *circuit.Transit, e cell.
 	if why != 0 {
 		return why
 	}
+	out.SetShare(h.share)
 	if err := t.Connect(out, e); err != nil {
 		out.Destroy(cell.ReasonFinished)
 		return cell.ExtendConnect

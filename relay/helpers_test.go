@@ -37,7 +37,8 @@ type world struct {
 	network *directory.Network
 	auth    *simnet.Host
 	pool    cell.Pool
-	shift   atomic.Int64 // of everybody's date against the clock
+	shift   atomic.Int64     // of everybody's date against the clock
+	params  directory.Params // that the consensus states
 	logged  logBuffer
 
 	ctx    context.Context // of all relays
@@ -209,7 +210,7 @@ func (n *node) entry() directory.VoteEntry {
 func (w *world) consensus(nodes ...*node) []byte {
 	w.Helper()
 	key, sub := w.key("authority"), w.key("authority signing")
-	v := &directory.Vote{Network: w.network.Name, Interval: w.network.Interval, Period: w.network.Period(w.now()), Authority: key.ID()}
+	v := &directory.Vote{Network: w.network.Name, Interval: w.network.Interval, Period: w.network.Period(w.now()), Authority: key.ID(), Params: w.params}
 	for _, n := range nodes {
 		v.Entries = append(v.Entries, n.entry())
 	}
@@ -427,7 +428,19 @@ func answer(addrs ...string) *names {
 // asExit makes a relay an exit to all ports over its own host.
 func asExit(resolver Resolver) func(*Config) {
 	return func(cfg *Config) {
-		cfg.Exit = &Exit{Policy: directory.AllPorts(), Resolver: resolver, Dial: cfg.Dial}
+		cfg.Exit = &Exit{Policy: directory.AllPorts(), Resolver: resolver, Dial: cfg.Dial, Interfaces: interfaces()}
+	}
+}
+
+// interfaces is an Exit's Interfaces of fixed addresses.
+func interfaces(addrs ...string) func() ([]net.Addr, error) {
+	return func() ([]net.Addr, error) {
+		var list []net.Addr
+		for _, a := range addrs {
+			ip := net.ParseIP(a) // 16 bytes, of IPv4 too
+			list = append(list, &net.IPNet{IP: ip, Mask: net.CIDRMask(24, 8*len(ip))})
+		}
+		return list, nil
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"cepa/cell"
 	"cepa/stream"
 )
 
@@ -21,9 +22,10 @@ type limits struct {
 	// a client keeps, far less than would fill the relay.
 	circuits, clientCircuits int64
 	// createQueue is how many handshakes may wait for a worker: at 122 µs
-	// each, 2,048 on one core are a quarter of a second. One client may take
-	// an eighth of it.
-	createQueue, clientCreating int64
+	// each, 2,048 on one core are a quarter of a second; clientQueue, how many
+	// of clients, so that they leave places to relays. One client may take an
+	// eighth of it.
+	createQueue, clientQueue, clientCreating int64
 	// extending: EXTENDs that wait for the next relay, each up to
 	// extendTimeout and perhaps a connection; in all and for one client.
 	extending, clientExtending int64
@@ -43,7 +45,7 @@ func defaultLimits() limits {
 		handshaking: 256,
 		links:       16384, clientLinks: 12288,
 		circuits: 65536, clientCircuits: 2048,
-		createQueue: 2048, clientCreating: 256,
+		createQueue: 2048, clientQueue: 1536, clientCreating: 256,
 		extending: 4096, clientExtending: 128,
 		streams: 16384, circuitStreams: stream.DefaultMaxStreams,
 		lookups:    1024,
@@ -67,8 +69,24 @@ func (l *limits) fit(files int) {
 	l.lookups = min(l.lookups, n/16)
 }
 
+// fitMemory lowers limits to what half of the memory holds at rest, so that there
+// is enough left to be made free when more is held; 0: no bound is known.
+func (l *limits) fitMemory(bytes int64) {
+	if bytes == 0 {
+		return
+	}
+	l.links = min(l.links, max(16, bytes/8/linkMemory))
+	l.clientLinks = min(l.clientLinks, l.links*3/4)
+	l.circuits = min(l.circuits, max(64, bytes/4/circuitMemory))
+	l.streams = min(l.streams, max(16, bytes/8/streamMemory))
+}
+
 // gauge counts what is there at once.
-type gauge struct{ n atomic.Int64 }
+type gauge struct {
+	n    atomic.Int64
+	pool *cell.Pool // unless nil, is charged
+	each int64      // bytes for each
+}
 
 // enter counts one more, unless that would be more than limit.
 func (g *gauge) enter(limit int64) bool {
@@ -76,11 +94,19 @@ func (g *gauge) enter(limit int64) bool {
 		g.n.Add(-1)
 		return false
 	}
+	if g.pool != nil {
+		g.pool.Charge(g.each)
+	}
 	return true
 }
 
 // leave takes back one enter that returned true.
-func (g *gauge) leave() { g.n.Add(-1) }
+func (g *gauge) leave() {
+	g.n.Add(-1)
+	if g.pool != nil {
+		g.pool.Charge(-g.each)
+	}
+}
 
 // now returns the count.
 func (g *gauge) now() int64 { return g.n.Load() }
@@ -94,6 +120,8 @@ type neighbour struct {
 	circuits  gauge
 	creating  gauge
 	extending gauge
+
+	line createLine // guarded by createQueue.mu
 }
 
 // Whether a client's link is counted: never yet, now, and no longer.

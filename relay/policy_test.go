@@ -9,7 +9,7 @@ import (
 // notation that leads to an address of it.
 func TestForbidden(t *testing.T) {
 	t.Parallel()
-	p := addressPolicy{forbidden: forbidden()}
+	p := addressPolicy{own: ownOf(t, interfaces())}
 	for _, c := range []struct {
 		what string
 		in   []string // must be refused
@@ -68,7 +68,7 @@ func TestForbidden(t *testing.T) {
 // TestAllowed: an exception opens its range, in any notation, and nothing beside it.
 func TestAllowed(t *testing.T) {
 	t.Parallel()
-	p := addressPolicy{forbidden: forbidden(), allowed: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("fd00::/16")}}
+	p := addressPolicy{own: ownOf(t, interfaces()), allowed: []netip.Prefix{netip.MustParsePrefix("198.18.0.0/15"), netip.MustParsePrefix("fd00::/16")}}
 	for s, want := range map[string]bool{
 		"198.18.0.1": true, "::ffff:198.19.255.255": true, "198.17.255.255": true, "198.20.0.0": true,
 		"127.0.0.1": false, "::198.18.0.1": false, "64:ff9b::198.18.0.1": false, "2002:c612:1::": false,

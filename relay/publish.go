@@ -29,6 +29,10 @@ func (r *Relay) publishLoop(ctx context.Context) {
 	pause := publishRetryMin
 	var failures sparse
 	for ctx.Err() == nil {
+		select {
+		case <-r.republish: // what it tells is told now
+		default:
+		}
 		err := r.publish(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -36,6 +40,9 @@ func (r *Relay) publishLoop(ctx context.Context) {
 		case err == nil:
 			pause = publishRetryMin
 			r.awaitPublish(ctx)
+			continue
+		case r.tally.spent():
+			r.awaitPublish(ctx) // nothing can be said before the month ends
 			continue
 		}
 		r.cfg.Log.Debug("a descriptor was not accepted", "err", err)
@@ -61,6 +68,8 @@ func (r *Relay) awaitPublish(ctx context.Context) {
 		}
 		select {
 		case <-changed:
+		case <-r.republish:
+			return
 		case <-due.C:
 			return
 		case <-ctx.Done():
@@ -73,7 +82,7 @@ func (r *Relay) awaitPublish(ctx context.Context) {
 // published at the given time, and does not.
 func (r *Relay) unlisted(published time.Time) bool {
 	c := r.mirror.Current()
-	if c == nil || c.ValidAfter.Before(published.Add(relistPeriods*c.Interval)) {
+	if c == nil || !r.takes() || c.ValidAfter.Before(published.Add(relistPeriods*c.Interval)) {
 		return false
 	}
 	_, listed := c.Lookup(r.Identity())
@@ -124,7 +133,7 @@ func (r *Relay) descriptor(seq uint64) ([]byte, error) {
 		Network: r.cfg.Network.Name, Identity: r.Identity(), Sequence: seq, Published: now.Truncate(time.Second),
 		OnionKey: r.cfg.OnionKey.Public(), Suite: uint8(r.cfg.Suite), Nickname: r.cfg.Nickname,
 		Addresses: r.cfg.Addresses, Version: r.cfg.Version, Contact: r.cfg.Contact,
-		BandwidthRate: r.stated(), Uptime: r.uptime().Truncate(time.Second),
+		BandwidthRate: r.stated(), Uptime: r.uptime().Truncate(time.Second), Extra: r.extra(),
 	}
 	if r.exit != nil {
 		d.ExitPolicy = r.exit.cfg.Policy
@@ -137,10 +146,11 @@ const unlimitedStated = 125_000
 
 // stated returns the rate for the descriptor, in KB/s.
 func (r *Relay) stated() uint64 {
-	if r.cfg.Rate.BytesPerSecond == 0 {
+	now := r.Rate().BytesPerSecond
+	if now == 0 {
 		return unlimitedStated
 	}
-	return uint64(r.cfg.Rate.BytesPerSecond / 1000)
+	return uint64(now / 1000)
 }
 
 // uptime returns how long the relay has been serving.

@@ -1,17 +1,18 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math"
 	"net"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 
 	"cepa/cell"
-	"cepa/link"
+	"cepa/pace"
 )
 
 // MinRate is the lowest bandwidth rate of a relay in bytes per second: the
@@ -22,6 +23,16 @@ const MinRate = 20_000
 // minBurst is one record of one cell, in bytes: its length, the cell and a tag.
 const minBurst = 2 + cell.Size + cell.TagSize
 
+// DefaultBurst is the least burst when none is asked for, in bytes. Sharing fairly,
+// and quiet circuits first, needs something to choose from: what was read and not
+// yet written, which the burst bounds. Ours: a few cells of each of 50 circuits.
+const DefaultBurst = 512 << 10
+
+// writeShare is the part of the burst that writing may have at once: reading may run
+// ahead of it by the rest. A relay whose reading held it up would leave its queues to
+// the systems of its neighbours, where the first come is the first served.
+const writeShare = 4
+
 // paddingShare is how much of the rate may go into padding (design: 5 %).
 const paddingShare = 0.05
 
@@ -30,8 +41,8 @@ const paddingShare = 0.05
 type Rate struct {
 	// BytesPerSecond for each direction, MinRate or more; 0: no limit.
 	BytesPerSecond int64
-	// Burst is how many bytes may go at once after a pause; one second's
-	// worth when 0.
+	// Burst is how many bytes may go at once after a pause; when 0, one second's
+	// worth, and 512 KiB at least. Writing does with a quarter of it.
 	Burst int64
 }
 
@@ -48,85 +59,183 @@ func (r Rate) Check() error {
 	return nil
 }
 
-// limiter keeps a Rate: one token bucket for reading and one for writing, that
-// all sockets of the relay share. A nil limiter limits nothing.
-type limiter struct {
-	read, write *rate.Limiter
-	padding     *rate.Limiter // asked beside write, which charges padding too
-	chunk       int           // most bytes that one read or write moves
-}
-
-// slice is how much of the rate one socket may take in one go, so that others
-// get their turn and a record does not wait for its own end.
-const slice = 10 * time.Millisecond
-
-// maxChunk bounds a slice of a very high rate, in bytes.
-const maxChunk = 1 << 20
-
-func newLimiter(r Rate) *limiter {
-	if r.BytesPerSecond == 0 {
-		return nil
-	}
+// bursts returns the depth of the buckets of reading and writing.
+func (r Rate) bursts() (read, write int) {
 	burst := r.Burst
 	if burst == 0 {
-		burst = r.BytesPerSecond
+		burst = max(r.BytesPerSecond, DefaultBurst)
 	}
 	burst = min(burst, math.MaxInt32) // an int on every machine
-	chunk := max(minBurst, int64(slice.Seconds()*float64(r.BytesPerSecond)))
-	bucket := func(share float64) *rate.Limiter {
-		return rate.NewLimiter(rate.Limit(share*float64(r.BytesPerSecond)), max(minBurst, int(share*float64(burst))))
-	}
-	return &limiter{read: bucket(1), write: bucket(1), padding: bucket(paddingShare), chunk: int(min(chunk, burst, maxChunk))}
+	return int(burst), int(max(minBurst, burst/writeShare))
 }
 
-// recordCells is how many cells a link record may have under this rate:
-// 10 ms of it, and at least one.
-func (l *limiter) recordCells() int {
-	if l == nil {
-		return 0 // the link's own bound
+// limiter keeps a Rate: one pacer for reading and one for writing, that all sockets
+// of the relay share.
+type limiter struct {
+	read, write *pace.Pacer
+
+	mu      sync.Mutex
+	rate    Rate
+	padding *rate.Limiter // asked beside write, which charges padding too
+}
+
+func newLimiter(r Rate) *limiter {
+	read, write := r.bursts()
+	return &limiter{
+		read: pace.New(r.BytesPerSecond, read, minBurst), write: pace.New(r.BytesPerSecond, write, minBurst),
+		rate: r, padding: paddingLimiter(r),
 	}
-	return max(1, min(link.MaxRecordCells, l.chunk/cell.Size))
+}
+
+func paddingLimiter(r Rate) *rate.Limiter {
+	if r.BytesPerSecond == 0 {
+		return rate.NewLimiter(rate.Inf, 0)
+	}
+	_, burst := r.bursts()
+	return rate.NewLimiter(rate.Limit(paddingShare*float64(r.BytesPerSecond)), max(minBurst, int(paddingShare*float64(burst))))
+}
+
+// set changes the rate at once, also for who waits.
+func (l *limiter) set(r Rate) {
+	read, write := r.bursts()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.rate, l.padding = r, paddingLimiter(r)
+	l.read.Set(r.BytesPerSecond, read, minBurst)
+	l.write.Set(r.BytesPerSecond, write, minBurst)
+}
+
+func (l *limiter) get() Rate {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rate
+}
+
+// close ends all waiting.
+func (l *limiter) close() {
+	l.read.Close()
+	l.write.Close()
 }
 
 // allowPadding reports whether n bytes of padding may be written now. They are
 // charged to the rate when they are.
-func (l *limiter) allowPadding(n int) bool { return l == nil || l.padding.AllowN(time.Now(), n) }
+func (l *limiter) allowPadding(n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.padding.AllowN(time.Now(), n)
+}
 
-// conn wraps c so that its payload is charged, and waits, in Read and Write.
-func (l *limiter) conn(c net.Conn) net.Conn { return l.connFor(c, 1) }
+// exhausted reports whether the rate holds back reads or writes at this moment.
+func (l *limiter) exhausted() bool { return l.read.Busy() || l.write.Busy() }
 
-// connFor is conn for a connection whose data go on in messages of up to room
-// bytes: one Read fills whole messages, where there is that much, so that a low rate
-// is not spent on cells with little in them.
-func (l *limiter) connFor(c net.Conn, room int) net.Conn {
-	if l == nil {
-		return c
+// linkParts is for how many the link to another relay counts among those that want
+// to read: it carries the circuits of many clients.
+const linkParts = 32
+
+// reading wraps the connection of a link, which charges what it writes by itself,
+// so that what it reads is charged and waits. Until meter says more, it counts as
+// one that nobody else belongs to.
+func (l *limiter) reading(c net.Conn) (lc net.Conn, meter *pace.Meter) {
+	rc := &readingConn{Conn: c, in: l.account(l.read, nil)}
+	if t, ok := c.(tryWriter); ok {
+		return &quickReadingConn{rc, t}, rc.in.meter
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	lc := limitedConn{Conn: c, limiter: l, readChunk: max(1, l.chunk/room) * room, ctx: ctx, cancel: cancel}
+	return rc, rc.in.meter
+}
+
+// conn wraps c so that its payload is charged, and waits, in Read and Write. Its data
+// go on in messages of up to room bytes: one Read fills whole messages, where there
+// is that much, so that a low rate is not spent on cells with little in them.
+func (l *limiter) conn(c net.Conn, share *pace.Share, room int) net.Conn {
+	lc := limitedConn{readingConn: readingConn{Conn: c, in: l.account(l.read, share), room: room}, out: l.account(l.write, share)}
 	if _, ok := c.(lingerer); ok {
 		return &limitedTCP{lc}
 	}
 	return &lc
 }
 
-// limitedConn charges a connection to a limiter. A deadline ends the connection's
-// own waiting, but not that for the rate; Close ends both.
-type limitedConn struct {
+// account is one direction of a connection before its pacer.
+type account struct {
+	pacer *pace.Pacer
+	meter *pace.Meter
+	claim *pace.Claimant
+	done  chan struct{} // closed by close, once
+	ended atomic.Bool
+}
+
+func (l *limiter) account(p *pace.Pacer, share *pace.Share) *account {
+	m := pace.NewMeter(share)
+	return &account{pacer: p, meter: m, claim: p.Claimant(m.Head), done: make(chan struct{})}
+}
+
+func (a *account) close() {
+	if !a.ended.Swap(true) {
+		close(a.done)
+	}
+}
+
+// wait waits until some of n bytes may move, and returns how many.
+func (a *account) wait(least, n int) (int, error) {
+	if a.ended.Load() {
+		return 0, net.ErrClosed
+	}
+	if k := a.claim.Try(least, n); k > 0 {
+		a.meter.Count(k)
+		return k, nil
+	}
+	a.meter.Want()
+	defer a.meter.Done()
+	k, err := a.claim.Wait(a.done, least, n)
+	if err != nil {
+		return 0, net.ErrClosed
+	}
+	a.meter.Count(k)
+	return k, nil
+}
+
+// readingConn charges what is read. A deadline ends the connection's own waiting,
+// but not that for the rate; Close ends both.
+type readingConn struct {
 	net.Conn
-	limiter   *limiter
-	readChunk int             // most bytes of one Read; no more than the burst
-	ctx       context.Context // ends with Close, and with it every wait
-	cancel    context.CancelFunc
+	in   *account
+	room int // Reads are of multiples of so many bytes; 0: of any number
 }
 
 // Read implements net.Conn. What was read is paid for before it is handed on.
-func (c *limitedConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p[:min(len(p), c.readChunk)])
-	if n > 0 && c.limiter.read.WaitN(c.ctx, n) != nil {
-		return 0, net.ErrClosed
+func (c *readingConn) Read(p []byte) (int, error) {
+	if chunk := c.in.pacer.Slice(); chunk > 0 && len(p) > chunk {
+		if c.room > 0 {
+			chunk = max(1, chunk/c.room) * c.room
+		}
+		p = p[:min(len(p), chunk)]
+	}
+	n, err := c.Conn.Read(p)
+	for left := n; left > 0; {
+		k, err := c.in.wait(left, left)
+		if err != nil {
+			return 0, err
+		}
+		left -= k
 	}
 	return n, err
+}
+
+// Close implements net.Conn.
+func (c *readingConn) Close() error {
+	c.in.close()
+	return c.Conn.Close()
+}
+
+// quickReadingConn is a readingConn that can write without waiting.
+type quickReadingConn struct {
+	*readingConn
+	tryWriter
+}
+
+// limitedConn charges a connection both ways.
+type limitedConn struct {
+	readingConn
+	out *account
 }
 
 // Write implements net.Conn.
@@ -135,11 +244,11 @@ func (c *limitedConn) Write(p []byte) (n int, err error) {
 		return c.Conn.Write(p)
 	}
 	for n < len(p) {
-		part := p[n:min(len(p), n+c.limiter.chunk)]
-		if c.limiter.write.WaitN(c.ctx, len(part)) != nil {
-			return n, net.ErrClosed
+		k, err := c.out.wait(len(p)-n, len(p)-n)
+		if err != nil {
+			return n, err
 		}
-		k, err := c.Conn.Write(part)
+		k, err = c.Conn.Write(p[n : n+k])
 		n += k
 		if err != nil {
 			return n, err
@@ -150,8 +259,8 @@ func (c *limitedConn) Write(p []byte) (n int, err error) {
 
 // Close implements net.Conn.
 func (c *limitedConn) Close() error {
-	c.cancel()
-	return c.Conn.Close()
+	c.out.close()
+	return c.readingConn.Close()
 }
 
 // CloseWrite closes the writing half where the connection can.

@@ -15,6 +15,7 @@ import (
 
 	"cepa/circuit"
 	"cepa/link"
+	"cepa/pace"
 	"cepa/simnet"
 )
 
@@ -45,19 +46,19 @@ func TestRateCheck(t *testing.T) {
 	}
 }
 
-// TestRecordCells: records under a rate are 10 ms of it at most, and hold a cell.
-func TestRecordCells(t *testing.T) {
+// TestNoRate: no rate is no limit, and none is kept waiting by one that is lifted.
+func TestNoRate(t *testing.T) {
 	t.Parallel()
-	for rate, want := range map[int64]int{
-		20_000: 1, 140_000: 1, 281_600: 2, 1_000_000: 7, 10_000_000: link.MaxRecordCells, 1 << 40: link.MaxRecordCells,
-	} {
-		if got := newLimiter(Rate{BytesPerSecond: rate}).recordCells(); got != want {
-			t.Errorf("%d bytes/s: records of %d cells, want %d", rate, got, want)
-		}
-	}
-	var none *limiter
-	if none.recordCells() != 0 || !none.allowPadding(1<<20) {
+	l := newLimiter(Rate{})
+	if l.read.Slice() != 0 || l.write.Slice() != 0 || !l.allowPadding(1<<20) {
 		t.Error("no rate is not no limit")
+	}
+	l.set(Rate{BytesPerSecond: MinRate})
+	if l.read.Slice() != minBurst || l.write.Slice() != minBurst || l.allowPadding(1<<20) {
+		t.Error("a rate that is set later is no limit")
+	}
+	if got := l.get(); got.BytesPerSecond != MinRate {
+		t.Errorf("it says %+v", got)
 	}
 }
 
@@ -96,17 +97,14 @@ func TestLimiter(t *testing.T) {
 	} {
 		run(t, func(w *world) {
 			l := newLimiter(c.rate)
-			burst := float64(c.rate.Burst)
-			if burst == 0 {
-				burst = float64(c.rate.BytesPerSecond)
-			}
+			burstRead, burstWrite := c.rate.bursts()
 			var read, written atomic.Int64
 			var all []net.Conn
 			var wg sync.WaitGroup
 			h := w.sim.Host("far", w.auth.Addr().Next())
 			for i := range c.conns {
 				near, far := pair(t, w.sim, w.auth, h, string(rune('1'+i))+"000")
-				near = l.conn(near)
+				near = l.conn(near, nil, 1)
 				all = append(all, near, far)
 				big := make([]byte, 100_000)
 				wg.Go(func() { // as much as it takes
@@ -146,9 +144,9 @@ func TestLimiter(t *testing.T) {
 				c.Close()
 			}
 			wg.Wait()
-			for what, got := range map[string]int64{"read": read.Load(), "written": written.Load()} {
-				if g := float64(got); g < 0.98*(full+burst) || g > 1.02*full+burst {
-					t.Errorf("%+v: %d bytes %s in %d s by %d connections, want %.0f", c.rate, got, what, seconds, 2*c.conns, full+burst)
+			for what, x := range map[string][2]int64{"read": {read.Load(), int64(burstRead)}, "written": {written.Load(), int64(burstWrite)}} {
+				if g, burst := float64(x[0]), float64(x[1]); g < 0.98*(full+burst) || g > 1.02*full+burst {
+					t.Errorf("%+v: %d bytes %s in %d s by %d connections, want %.0f", c.rate, x[0], what, seconds, 2*c.conns, full+burst)
 				}
 			}
 		})
@@ -177,7 +175,7 @@ func TestReadsFillMessages(t *testing.T) {
 			go func() { _, _ = far.Write(make([]byte, 2<<20)) }()
 			time.Sleep(time.Second)
 			l := newLimiter(Rate{BytesPerSecond: c.rate})
-			conn := l.connFor(near, c.room)
+			conn := l.conn(near, nil, c.room)
 			defer conn.Close()
 			want := min(c.want, simnet.DefaultBuffer)
 			if n, err := conn.Read(make([]byte, c.buf)); n != want || err != nil {
@@ -298,10 +296,8 @@ func TestRelayKeepsRate(t *testing.T) {
 		}
 		wg.Wait()
 		full := float64(rate.BytesPerSecond * seconds)
-		for what, got := range map[string]int64{"read": read, "written": written} {
-			if g := float64(got); g < 0.98*full || g > 1.02*full {
-				t.Errorf("%d bytes %s in %d s, want %.0f", got, what, seconds, full)
-			}
+		if most := float64(max(read, written)); most < 0.98*full || most > 1.02*full {
+			t.Errorf("%d bytes read and %d written in %d s, want %.0f and no more", read, written, seconds, full)
 		}
 	})
 }
@@ -310,7 +306,7 @@ func TestRelayKeepsRate(t *testing.T) {
 func TestDirectoryIsCharged(t *testing.T) {
 	t.Parallel()
 	run(t, func(w *world) {
-		big := make([]byte, 200_000)
+		big := make([]byte, 2_000_000)
 		stop := w.serveAuthority(func(rw http.ResponseWriter, r *http.Request) {
 			if r.Method == http.MethodGet {
 				_, _ = rw.Write(big)
@@ -319,7 +315,7 @@ func TestDirectoryIsCharged(t *testing.T) {
 		defer stop()
 		_, m := w.measured("a", Rate{BytesPerSecond: MinRate}, nil)
 		time.Sleep(5 * time.Second)
-		const most = 6 * MinRate // a burst, and five seconds
+		const most = DefaultBurst + 5*MinRate
 		if got := m.read.Load(); got < most*9/10 || got > most+minBurst {
 			t.Errorf("%d bytes were read in 5 s, want %d", got, most)
 		}
@@ -372,11 +368,20 @@ func TestPaddingIsChargedOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimiter(Rate{BytesPerSecond: MinRate})
-		if !l.allowPadding(minBurst) || l.allowPadding(minBurst) {
-			t.Error("one padding cell is allowed at once")
+		_, burst := l.get().bursts()
+		allowed := 0
+		for l.allowPadding(minBurst) {
+			allowed += minBurst
 		}
-		if got := l.write.Tokens(); got != MinRate {
-			t.Errorf("%v bytes are left of the rate's burst, want %d", got, MinRate)
+		if allowed == 0 || allowed > burst/20 {
+			t.Errorf("%d bytes of padding are allowed at once, of a burst of %d", allowed, burst)
+		}
+		left := 0
+		for c := l.write.Claimant(pace.NewMeter(nil).Head); c.Try(minBurst, minBurst) > 0; {
+			left += minBurst
+		}
+		if left < burst-minBurst {
+			t.Errorf("%v bytes are left of the rate's burst, want %d", left, burst)
 		}
 		time.Sleep(2 * time.Second) // 5 % of 20 KB/s are 1,000 bytes a second
 		if !l.allowPadding(minBurst) {
@@ -398,7 +403,7 @@ func TestLimitedConn(t *testing.T) {
 	t.Parallel()
 	run(t, func(w *world) {
 		l := newLimiter(Rate{BytesPerSecond: MinRate})
-		c := l.conn(bare{})
+		c := l.conn(bare{}, nil, 1)
 		if err := c.(*limitedConn).CloseWrite(); !errors.Is(err, errors.ErrUnsupported) {
 			t.Errorf("CloseWrite of a connection that has none: %v", err)
 		}
@@ -417,8 +422,9 @@ func TestLimitedConn(t *testing.T) {
 		}
 
 		near, far := pair(t, w.sim, w.auth, w.sim.Host("far", w.auth.Addr().Next()), "1000")
-		c = l.conn(near)
-		c.Write(make([]byte, MinRate)) // the burst
+		c = l.conn(near, nil, 1)
+		_, burst := l.get().bursts()
+		c.Write(make([]byte, burst))
 		done := make(chan error, 2)
 		began := time.Now()
 		go func() {
@@ -426,7 +432,7 @@ func TestLimitedConn(t *testing.T) {
 			done <- err
 		}()
 		go func() {
-			far.Write(make([]byte, 10*MinRate))
+			far.Write(make([]byte, 1<<20))
 			_, err := io.Copy(io.Discard, c)
 			done <- err
 		}()
@@ -446,10 +452,6 @@ func TestLimitedConn(t *testing.T) {
 		}
 		if _, err := io.Copy(io.Discard, far); err == nil {
 			t.Error("the peer of a connection that was cut reads a clean end")
-		}
-		var none *limiter
-		if none.conn(near) != near {
-			t.Error("without a rate a connection is wrapped")
 		}
 	})
 }

@@ -49,6 +49,10 @@ type Exit struct {
 	// Allow lists ranges that are reachable although they are not the
 	// internet's; for networks on one machine.
 	Allow []netip.Prefix
+	// Interfaces lists the addresses of the machine, to which no stream goes
+	// unless Allow lists them: net.InterfaceAddrs when nil. It is called at most
+	// once a minute, and from several goroutines.
+	Interfaces func() ([]net.Addr, error)
 	// Resolver looks names up; the system's when nil.
 	Resolver Resolver
 	// Dial opens connections to addresses; net.Dialer's when nil. It must
@@ -68,11 +72,13 @@ type Config struct {
 	Addresses []netip.AddrPort // where others reach the listener
 	Suite     layer.Suite      // AES256GCM when 0
 	Rate      Rate
+	Quota     Quota
 	Exit      *Exit // nil: no streams to the internet
 	// Dial opens connections to other relays and authorities; net.Dialer's
 	// when nil. It must heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Store keeps the consensus across restarts; nothing when nil.
+	// Store keeps the consensus, and what was used of the quota, across restarts;
+	// nothing when nil.
 	Store mirror.Store
 	// NextSequence returns the number of the next descriptor, higher than
 	// all before, across restarts too. When nil it is the time in
@@ -81,12 +87,18 @@ type Config struct {
 	// MaxFiles is how many file descriptors the process may have; the limits
 	// of links and streams are fitted to it. 0: no bound is known.
 	MaxFiles int
-	// CreateWorkers is how many handshakes run at once; one a core when 0.
+	// MaxMemory is how many bytes cells, links, circuits and streams may take; then
+	// the circuits with the oldest queued data are destroyed. The limits of links,
+	// circuits and streams are fitted to it. 0: no bound. It needs a Pool and Buffers
+	// that nobody else uses.
+	MaxMemory int64
+	// CreateWorkers is how many handshakes run at once; one for every two cores,
+	// rounded up, when 0.
 	CreateWorkers int
 	Pool          *cell.Pool
 	Buffers       *link.Buffers
 	Rand          io.Reader        // crypto/rand when nil; safe for concurrent use
-	Now           func() time.Time // the date, for validity; time.Now when nil
+	Now           func() time.Time // the date, for validity and months; time.Now when nil
 	Log           *slog.Logger     // nothing when nil
 }
 
@@ -97,14 +109,19 @@ type Relay struct {
 	limits  limits
 	mirror  *mirror.Mirror
 	limiter *limiter
+	tally   *tally
+	books   *books
+	load    loadStats
 	auth    atomic.Pointer[link.Auth]
 	pool    *link.Pool
 	exit    *exitNode // nil: none
 	creator *creator
+	memory  *memory // nil: no bound
 	dir     *dirServer
 	ctx     context.Context // ends with Serve
 
 	addresses *addressBook
+	republish chan struct{} // capacity 1: the descriptor has become another
 
 	linkCount   gauge // incoming links, those that shake hands too
 	clientCount gauge // those of clients
@@ -128,19 +145,34 @@ func New(cfg Config) (*Relay, error) {
 	if err := cfg.Rate.Check(); err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
+	if err := cfg.Quota.Check(); err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
 	if cfg.CreateWorkers < 0 {
-		return nil, fmt.Errorf("relay: %d workers for handshakes: 1 or more are needed, or 0 for one a core", cfg.CreateWorkers)
+		return nil, fmt.Errorf("relay: %d workers for handshakes: 1 or more are needed, or 0 for half the cores", cfg.CreateWorkers)
+	}
+	if cfg.MaxMemory < 0 {
+		return nil, fmt.Errorf("relay: %d bytes of memory: want how many it may take, or 0 for no bound", cfg.MaxMemory)
 	}
 	cfg.complete()
 	if cfg.MaxFiles < 0 {
 		return nil, fmt.Errorf("relay: %d file descriptors: want how many there are, or 0 when that is not known", cfg.MaxFiles)
 	}
-	r := &Relay{cfg: cfg, limits: defaultLimits(), limiter: newLimiter(cfg.Rate), links: map[*link.Link]struct{}{}}
-	r.limits.fit(cfg.MaxFiles)
-	if cfg.Exit != nil {
-		r.exit = newExitNode(r, cfg.Exit)
+	r := &Relay{
+		cfg: cfg, limits: defaultLimits(), limiter: newLimiter(cfg.Rate), links: map[*link.Link]struct{}{},
+		tally: newTally(), republish: make(chan struct{}, 1),
 	}
+	r.limits.fit(cfg.MaxFiles)
+	r.limits.fitMemory(cfg.MaxMemory)
 	var err error
+	if r.books, err = r.newBooks(); err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
+	if cfg.Exit != nil {
+		if r.exit, err = newExitNode(r, cfg.Exit); err != nil {
+			return nil, fmt.Errorf("relay: %w", err)
+		}
+	}
 	r.mirror, err = mirror.New(mirror.Config{
 		Network: cfg.Network, Dial: r.limitedDial, Early: true, Store: cfg.Store,
 		Rand: cfg.Rand, Now: cfg.Now, Log: cfg.Log,
@@ -152,9 +184,10 @@ func New(cfg Config) (*Relay, error) {
 	if _, err := r.descriptor(1); err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
-	r.pool = &link.Pool{Dial: r.limitedDial, DialTimeout: dialTimeout, Config: func() *link.Config { return r.linkConfig(new(neighbour), false) }}
+	r.pool = &link.Pool{Dial: r.linkDial, DialTimeout: dialTimeout, Config: func() *link.Config { return r.linkConfig(new(neighbour), false) }}
 	r.addresses = newAddressBook(r.params)
 	r.creator = newCreator(r)
+	r.memory = newMemory(r)
 	r.dir = newDirServer(r.mirror.Handler(), &r.limits)
 	return r, nil
 }
@@ -227,11 +260,18 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	if err := r.renewAuth(); err != nil {
 		return err
 	}
-	r.spawn(func() { r.mirror.Run(ctx) })
+	if err := r.openBooks(); err != nil {
+		return err
+	}
+	r.spawn(func() { r.keepBooks(ctx) })
+	r.spawn(func() { r.mirrorLoop(ctx) })
 	r.spawn(func() { r.dir.serve(ctx) })
 	r.spawn(func() { r.publishLoop(ctx) })
 	r.spawn(func() { r.renewLoop(ctx) })
 	r.creator.run(ctx)
+	if r.memory != nil {
+		r.spawn(func() { r.memory.run(ctx) })
+	}
 	r.spawn(func() {
 		<-ctx.Done()
 		ln.Close()
@@ -243,8 +283,12 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	r.mu.Unlock()
 	r.closeLinks()
 	r.pool.Close()
+	r.limiter.close()
 	r.wg.Wait()
 	r.creator.drain()
+	if failed := r.save(true); failed != nil {
+		r.cfg.Log.Error("use is not stored", "err", failed)
+	}
 	return err
 }
 
@@ -272,17 +316,39 @@ func (r *Relay) begin() bool {
 	return true
 }
 
-// limitedDial opens a connection whose bytes are charged to the rate.
+// limitedDial opens a connection to an authority, whose bytes are charged to rate and
+// quota.
 func (r *Relay) limitedDial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if r.tally.spent() {
+		return nil, errQuota
+	}
+	c, err := r.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	return r.limiter.conn(r.tally.directory(c), nil, 1), nil
+}
+
+// linkDial opens a connection for a link, which charges what it writes by itself.
+func (r *Relay) linkDial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if p, _ := r.books.state(); p == asleep {
+		return nil, errQuota
+	}
+	c, err := r.dial(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	limited, meter := r.limiter.reading(r.tally.traffic(c))
+	meter.Join(nil, linkParts)
+	return limited, nil
+}
+
+func (r *Relay) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	if !r.begin() { // net/http dials apart from who asked for it
 		return nil, net.ErrClosed
 	}
 	defer r.wg.Done()
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c, err := r.cfg.Dial(ctx, network, addr)
-	if err != nil {
-		return nil, err
-	}
-	return r.limiter.conn(c), nil
+	return r.cfg.Dial(ctx, network, addr)
 }

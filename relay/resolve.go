@@ -15,10 +15,13 @@ import (
 // lookup returns the addresses of a host, in the order in which to try them;
 // IPv4 addresses in IPv6 form as what they are.
 func (e *exitNode) lookup(ctx context.Context, host string, flags cell.BeginFlags) ([]netip.Addr, cell.EndReason) {
-	if a, err := netip.ParseAddr(host); err == nil {
-		if a.Zone() != "" {
-			return nil, cell.EndPolicy
-		}
+	switch a, isName, ok := parseHost(host); {
+	case !ok:
+		return nil, cell.EndNotFound
+	case isName:
+	case a.Zone() != "":
+		return nil, cell.EndPolicy
+	default:
 		return []netip.Addr{a.Unmap()}, 0
 	}
 	if !e.lookups.enter(e.relay.limits.lookups) {
@@ -50,6 +53,24 @@ func (e *exitNode) lookup(ctx context.Context, host string, flags cell.BeginFlag
 	return all, 0
 }
 
+// parseHost tells whether a host of BEGIN or name of RESOLVE is an address in text
+// form, and which. IPv6 addresses should stand without brackets and are taken with
+// them too. Other hosts with brackets are not ok: they are neither an address nor a
+// name, and what somebody meant as an address must not be asked of name servers.
+func parseHost(host string) (a netip.Addr, isName, ok bool) {
+	inner, bracketed := host, false
+	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
+		inner, bracketed = host[1:len(host)-1], true
+	}
+	if a, err := netip.ParseAddr(inner); err == nil && (a.Is6() || !bracketed) {
+		return a, false, true
+	}
+	if strings.ContainsAny(host, "[]") {
+		return netip.Addr{}, false, false
+	}
+	return netip.Addr{}, true, true
+}
+
 // rooted ends a name with a dot, so that the resolver does not look for it in the
 // search domains of the relay's own network.
 func rooted(name string) string {
@@ -62,7 +83,10 @@ func rooted(name string) string {
 // resolve answers RESOLVE. Names lead to addresses, and addresses to names. What
 // no stream may go to is not told either: it would map the relay's own network.
 func (e *exitNode) resolve(ctx context.Context, b cell.ResolveBody) cell.ResolvedBody {
-	if a, err := netip.ParseAddr(b.Name); err == nil {
+	switch a, isName, ok := parseHost(b.Name); {
+	case !ok:
+		return cell.ResolvedBody{Status: cell.EndNotFound}
+	case !isName:
 		return e.reverse(ctx, a)
 	}
 	addrs, why := e.lookup(ctx, b.Name, b.Flags)

@@ -66,6 +66,64 @@ func undotted(names []string) []string {
 	return out
 }
 
+// TestBrackets: an IPv6 address in brackets is that address, and no host with any
+// other brackets is asked of a name server.
+func TestBrackets(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		host    string
+		dialled string
+		begin   error
+		reverse string // what RESOLVE asks
+		resolve error
+	}{
+		{"2606:4700::1", "[2606:4700::1]:80", cell.EndRefused, "2606:4700::1", nil},
+		{"[2606:4700::1]", "[2606:4700::1]:80", cell.EndRefused, "2606:4700::1", nil},
+		{"[2606:4700:0:0::1]", "[2606:4700::1]:80", cell.EndRefused, "2606:4700::1", nil},
+		{"[::ffff:9.9.9.9]", "9.9.9.9:80", cell.EndRefused, "9.9.9.9", nil},
+		{"[2001:db8::1]", "", cell.EndPolicy, "", cell.EndPolicy},
+		{"[::1]", "", cell.EndPolicy, "", cell.EndPolicy},
+		{"[::ffff:127.0.0.1]", "", cell.EndPolicy, "", cell.EndPolicy},
+		{"[fe80::1%eth0]", "", cell.EndPolicy, "", cell.EndPolicy},
+		{"[9.9.9.9]", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"[example.org]", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"[2606:4700::1", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"2606:4700::1]", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"[[2606:4700::1]]", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"[2606:4700::1].", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"[2606:4700::1]:80", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"a[b].example", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"[]", "", cell.EndNotFound, "", cell.EndNotFound},
+		{"[", "", cell.EndNotFound, "", cell.EndNotFound},
+	} {
+		t.Run(c.host, func(t *testing.T) {
+			run(t, func(w *world) {
+				d := refuse(syscall.ECONNREFUSED)
+				r := &names{
+					addrs: func(string) ([]netip.Addr, error) { return []netip.Addr{netip.MustParseAddr("9.9.9.7")}, nil },
+					ptrs:  func(string) ([]string, error) { return []string{"dns.example."}, nil },
+				}
+				g, e := w.relay("guard", nil), w.relay("exit", exitWith(r, d))
+				w.agree()
+				o := w.path(g, e)
+				w.wantOpen(o, c.host, 80, c.begin)
+				if got := strings.Join(d.dialled(), " "); got != c.dialled {
+					t.Errorf("dialled %q, want %q", got, c.dialled)
+				}
+				if _, err := o.Mux().Resolve(w.within(time.Minute), cell.ResolveBody{Name: c.host}); !errors.Is(err, c.resolve) {
+					t.Errorf("RESOLVE: %v, want %v", err, c.resolve)
+				}
+				if got := strings.Join(r.queries(), " "); got != c.reverse {
+					t.Errorf("the resolver was asked for %q, want %q", got, c.reverse)
+				}
+				if err := o.Err(); err != nil {
+					t.Errorf("the circuit was lost: %v", err)
+				}
+			})
+		})
+	}
+}
+
 // TestReverse: names of addresses, whatever stands in the DNS.
 func TestReverse(t *testing.T) {
 	t.Parallel()
@@ -170,10 +228,11 @@ func TestResolveTimeout(t *testing.T) {
 // is an address of the internet that the exit may reach, written as an address.
 func FuzzExitHost(f *testing.F) {
 	for _, host := range []string{
-		"example.org", "9.9.9.9", "127.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1%eth0", "[::1]", "127.1", "0x7f.1", "1.1.1.1:80", "a..b", ".", "::ffff:9.9.9.9", "localhost.",
+		"example.org", "9.9.9.9", "127.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1%eth0", "[::1]", "[2606:4700::1]", "[9.9.9.9]", "a[b", "127.1", "0x7f.1", "1.1.1.1:80", "a..b", ".", "::ffff:9.9.9.9", "localhost.",
 	} {
 		f.Add(host, []byte{127, 0, 0, 1, 9, 9, 9, 9}, uint16(80), uint8(3))
 	}
+	f.Add("own.example", []byte{9, 9, 9, 1, 9, 9, 9, 2}, uint16(80), uint8(0))
 	f.Add("x", []byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1}, uint16(443), uint8(1))
 	relayAddr := netip.MustParseAddr("20.0.0.1")
 	f.Fuzz(func(t *testing.T, host string, raw []byte, port uint16, flags uint8) {
@@ -197,10 +256,14 @@ func FuzzExitHost(f *testing.F) {
 			t.Fatal(err)
 		}
 		r := &Relay{limits: defaultLimits(), mirror: m, cfg: Config{Addresses: []netip.AddrPort{netip.AddrPortFrom(relayAddr, 9001)}}}
-		e := newExitNode(r, &Exit{
-			Policy: directory.PortPolicy{IPv4: []directory.PortRange{{Lo: 1, Hi: 1000}}, IPv6: []directory.PortRange{{Lo: 1, Hi: 500}}}, Dial: d.Dial,
+		e, err := newExitNode(r, &Exit{
+			Interfaces: interfaces("9.9.9.1"),
+			Policy:     directory.PortPolicy{IPv4: []directory.PortRange{{Lo: 1, Hi: 1000}}, IPv6: []directory.PortRange{{Lo: 1, Hi: 500}}}, Dial: d.Dial,
 			Resolver: &names{addrs: func(string) ([]netip.Addr, error) { return found, nil }},
 		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		c, _, why := e.connect(context.Background(), b)
 		if c != nil || why == 0 || why == cell.EndDone {
 			t.Fatalf("connect returned %v, %v", c, why)
@@ -218,7 +281,7 @@ func FuzzExitHost(f *testing.F) {
 				t.Errorf("dialled %v for port %d", to, port)
 			}
 			// Judged by other rules than the exit's own.
-			if !a.IsGlobalUnicast() || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.Is4In6() || a.Zone() != "" || a == relayAddr {
+			if !a.IsGlobalUnicast() || a.IsPrivate() || a.IsLoopback() || a.IsLinkLocalUnicast() || a.Is4In6() || a.Zone() != "" || a == relayAddr || a == netip.AddrFrom4([4]byte{9, 9, 9, 1}) {
 				t.Errorf("dialled %v", to)
 			}
 			if a.Is6() && a.As16()[0]>>5 != 1 {
@@ -226,8 +289,8 @@ func FuzzExitHost(f *testing.F) {
 			}
 		}
 		for _, q := range e.resolver.(*names).queries() {
-			if !strings.HasSuffix(q, ".") {
-				t.Errorf("asked for %q, without a dot at its end", q)
+			if !strings.HasSuffix(q, ".") || strings.ContainsAny(q, "[]") {
+				t.Errorf("asked for %q, which is no name with a dot at its end", q)
 			}
 		}
 	})

@@ -21,13 +21,14 @@ type Status struct {
 	Read     uint64        `json:"link_bytes_read"`
 	Written  uint64        `json:"link_bytes_written"`
 	Rate     int64         `json:"rate_bytes_per_second"` // 0: no limit
+	Usage    Usage         `json:"usage"`
 }
 
 // Status returns a snapshot.
 func (r *Relay) Status() Status {
 	s := Status{
 		Nickname: r.cfg.Nickname, Identity: r.Identity(), Exit: r.exit != nil, Uptime: r.uptime().Round(time.Second),
-		Circuits: r.circuits.now(), Streams: r.streams.now(), Rate: r.cfg.Rate.BytesPerSecond,
+		Circuits: r.circuits.now(), Streams: r.streams.now(), Rate: r.Rate().BytesPerSecond, Usage: r.usage(),
 	}
 	if c := r.mirror.Current(); c != nil {
 		if me, ok := c.Lookup(r.Identity()); ok {

@@ -92,6 +92,13 @@ func talks() map[string]talk {
 			one("a.example:443 /", "x", "y"), established + "y",
 		},
 
+		"CONNECT, IPv6": {
+			"CONNECT [2001:DB8::1]:443 HTTP/1.1\r\n\r\nx", one("[2001:db8::1]:443", "x", "y"), established + "y",
+		},
+		"CONNECT, IPv4 in IPv6": {
+			"CONNECT [::ffff:192.0.2.1]:443 HTTP/1.1\r\n\r\nx", one("192.0.2.1:443", "x", "y"), established + "y",
+		},
+
 		"body":            {post("Content-Length: 3\r\n") + "abc", to80(posted("Content-Length: 3\r\n")+"abc", ok5), ok5},
 		"empty body":      {post("Content-Length: 0\r\n"), to80(posted("Content-Length: 0\r\n"), ok5), ok5},
 		"body of a GET":   {get("Content-Length: 3\r\n") + "abc", to80(sent("Content-Length: 3\r\n")+"abc", ok5), ok5},
@@ -201,6 +208,13 @@ func talks() map[string]talk {
 		"named port":          bad("GET http://a.example:http/ HTTP/1.1\r\n\r\n", unreadable),
 		"bare IPv6":           bad("GET http://2001:db8::1/ HTTP/1.1\r\n\r\n", unreadable),
 		"zone":                bad("GET http://[fe80::1%25eth0]/ HTTP/1.1\r\n\r\n", noHost),
+		"IPv4 in brackets":    bad("GET http://[192.0.2.1]/ HTTP/1.1\r\n\r\n", unreadable),
+		"name in brackets":    bad("GET http://[a.example]/ HTTP/1.1\r\n\r\n", unreadable),
+		"one bracket":         bad("GET http://[2001:db8::1/ HTTP/1.1\r\n\r\n", unreadable),
+		"two brackets":        bad("CONNECT [[2001:db8::1]]:443 HTTP/1.1\r\n\r\n", unreadable),
+		"CONNECT, bracketed":  bad("CONNECT [192.0.2.1]:443 HTTP/1.1\r\n\r\n", unreadable),
+		"CONNECT, bare IPv6":  bad("CONNECT 2001:db8::1 HTTP/1.1\r\n\r\n", unreadable),
+		"CONNECT, zone":       bad("CONNECT [fe80::1%25eth0]:443 HTTP/1.1\r\n\r\n", noPort),
 		"backslash":           bad("GET http://a.example\\@b.example/ HTTP/1.1\r\n\r\n", unreadable),
 		"https":               bad("GET https://a.example/ HTTP/1.1\r\n\r\n", "This proxy does not encrypt for you: use CONNECT for https."),
 		"ftp":                 {in: "GET ftp://a.example/ HTTP/1.1\r\n\r\n", out: errorPage(501, "This proxy forwards http, and everything else through CONNECT.")},

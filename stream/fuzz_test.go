@@ -185,8 +185,8 @@ func (z *muxFuzz) check() {
 			cells.Push(c)
 		}
 		s.recv = cells
-		if s.recvCredit < 0 || s.consumed < 0 || unread+s.recvCredit+s.consumed > InitialCredit {
-			z.t.Fatalf("stream %d: %d bytes unread, %d granted, %d consumed", s.id, unread, s.recvCredit, s.consumed)
+		if s.in.credit < 0 || s.in.consumed < 0 || unread+s.in.credit+s.in.consumed > InitialCredit {
+			z.t.Fatalf("stream %d: %d bytes unread, %d granted, %d consumed", s.id, unread, s.in.credit, s.in.consumed)
 		}
 		if n := int64(cells.Len()); n > 2*(unread+int64(s.recvOff))/1398+2 {
 			z.t.Fatalf("stream %d: %d cells for %d bytes", s.id, n, unread)

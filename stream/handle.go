@@ -43,10 +43,10 @@ func (s *Stream) handleData(p []byte, c *cell.Cell) (kept bool, err error) {
 	switch {
 	case s.stateLocked().Takes(cell.Data) == cell.Unlawful:
 		return false, unlawful(cell.Data, "before CONNECTED or after EOF")
-	case int64(len(p)) > s.recvCredit:
+	case int64(len(p)) > s.in.credit:
 		return false, unlawful(cell.Data, "more than was granted")
 	}
-	s.recvCredit -= int64(len(p))
+	s.in.credit -= int64(len(p))
 	if s.sentFinal || s.closed {
 		return false, nil // late: ours is ended
 	}

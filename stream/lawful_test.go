@@ -84,13 +84,15 @@ func TestLawful(t *testing.T) {
 			enter func(p *pair, m *Mux, s *Stream)
 			row   string
 		}{
-			{"asked", func(*pair, *Mux, *Stream) {}, "- + + + + +"},
-			{"asked, EOF received", func(p *pair, m *Mux, s *Stream) { eof(p, m) }, "- - + - + +"},
+			{"asked", func(*pair, *Mux, *Stream) {}, "- + - + + +"},
+			{"asked, EOF received", func(p *pair, m *Mux, s *Stream) { eof(p, m) }, "- - - - + +"},
 			{"open", func(p *pair, m *Mux, s *Stream) { s.Accept(cell.ConnectedBody{}) }, "- + + + + +"},
 			{"EOF sent", func(p *pair, m *Mux, s *Stream) { s.Accept(cell.ConnectedBody{}); s.CloseWrite() }, "- + + + + +"},
 			{"EOF received", func(p *pair, m *Mux, s *Stream) { s.Accept(cell.ConnectedBody{}); eof(p, m) }, "- - + - + +"},
 			{"EOF received, then CloseWrite: DONE sent", func(p *pair, m *Mux, s *Stream) { s.Accept(cell.ConnectedBody{}); eof(p, m); s.CloseWrite() }, "- - + - + +"},
-			{"refused", func(p *pair, m *Mux, s *Stream) { s.Abort(cell.EndPolicy) }, "- + + + + +"},
+			{"refused", func(p *pair, m *Mux, s *Stream) { s.Abort(cell.EndPolicy) }, "- + - + + +"},
+			{"refused, then EOF", func(p *pair, m *Mux, s *Stream) { s.Abort(cell.EndPolicy); eof(p, m) }, "- - - - + +"},
+			{"closed, then EOF", func(p *pair, m *Mux, s *Stream) { s.Accept(cell.ConnectedBody{}); s.Close(); eof(p, m) }, "- - + - + +"},
 			{"closed", func(p *pair, m *Mux, s *Stream) { s.Accept(cell.ConnectedBody{}); s.Close() }, "- + + + + +"},
 			{"ended by the peer", func(p *pair, m *Mux, s *Stream) { s.Accept(cell.ConnectedBody{}); final(p, m) }, "- - - - - -"},
 			{"ended before Accept", func(p *pair, m *Mux, s *Stream) { final(p, m); s.Accept(cell.ConnectedBody{}) }, "- - - - - -"},
@@ -174,14 +176,14 @@ func TestCreditIsExact(t *testing.T) {
 			s.Accept(cell.ConnectedBody{})
 			granted := InitialCredit
 			// What was read and granted counts again.
-			for range grantAt / len(full) {
+			for range InitialCredit / grantShare / len(full) {
 				if err := p.handle(p.relay, cell.Data, 1, full); err != nil {
 					t.Fatal(err)
 				}
 			}
 			readNow(t, s)
 			if p.back.sent[cell.Credit] != 1 {
-				t.Fatalf("%d CREDIT for %d bytes read", p.back.sent[cell.Credit], grantAt)
+				t.Fatalf("%d CREDIT for %d bytes read", p.back.sent[cell.Credit], (InitialCredit / grantShare))
 			}
 			if late {
 				s.Close()

@@ -19,7 +19,7 @@ func (m *Mux) Resolve(ctx context.Context, b cell.ResolveBody) (cell.ResolvedBod
 	l := &Lookup{mux: m, id: id, done: make(chan struct{})}
 	if err == nil {
 		if err = m.cfg.Carrier.Send(cell.Resolve, id, b.AppendTo(nil)); err == nil {
-			m.lookups[id] = l
+			m.enterLookupLocked(l)
 		}
 	}
 	m.mu.Unlock()

@@ -10,24 +10,15 @@ package stream
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
+	"time"
 
 	"cepa/cell"
 )
 
 // Limits (doc/spec.md section 5 where it names them; the rest are ours).
 const (
-	// InitialCredit is what each side may send on a new stream, in bytes:
-	// enough for a full circuit window, so that a lone stream is never held
-	// back by credit when its reader keeps up.
-	InitialCredit = 524288
-	// grantAt is how many bytes a reader consumes before it is worth a cell
-	// to grant them: a quarter, so that credit arrives before it is needed.
-	grantAt = InitialCredit / 4
-	// maxCredit bounds outstanding credit.
-	maxCredit = 1<<31 - 1
 	// DefaultMaxStreams bounds the open streams of one circuit at a relay; a
 	// BEGIN beyond it is answered with END (out of resources).
 	DefaultMaxStreams = 512
@@ -61,6 +52,9 @@ type Carrier interface {
 	// returns how many bytes that were. After 0 with a nil error the Mux
 	// hears WindowOpened once there is room.
 	SendData(stream uint16, p []byte) (int, error)
+	// RTT returns how long a round trip to the peer takes, 0 if that is not known
+	// yet.
+	RTT() time.Duration
 	// Kick lets what was queued go. It follows Send and SendData as soon as no
 	// lock is held; what is queued during Handle goes without.
 	Kick()
@@ -93,9 +87,9 @@ type Config struct {
 type Mux struct {
 	cfg Config
 
-	mu      sync.Mutex // guards what follows; held while BEGIN is sent, never while waiting
-	streams map[uint16]*Stream
-	lookups map[uint16]*Lookup
+	mu      sync.Mutex         // guards what follows; held while BEGIN is sent, never while waiting
+	streams map[uint16]*Stream // nil before the first, as most circuits of a relay have none
+	lookups map[uint16]*Lookup // the same
 	lastID  uint16
 	closing int       // streams that we ended and the peer has not
 	blocked []*Stream // whose Write waits for the window, in the order of their turns
@@ -107,7 +101,7 @@ func NewMux(cfg Config) *Mux {
 	if cfg.MaxStreams == 0 {
 		cfg.MaxStreams = DefaultMaxStreams
 	}
-	return &Mux{cfg: cfg, streams: map[uint16]*Stream{}, lookups: map[uint16]*Lookup{}}
+	return &Mux{cfg: cfg}
 }
 
 // Open starts a stream to a host at the far end and returns at once: data may
@@ -143,8 +137,22 @@ func (m *Mux) begin(cmd cell.MessageCommand, payload []byte) (*Stream, error) {
 	if err := m.cfg.Carrier.Send(cmd, id, payload); err != nil {
 		return nil, err
 	}
-	m.streams[id] = s
+	m.enterLocked(s)
 	return s, nil
+}
+
+func (m *Mux) enterLocked(s *Stream) {
+	if m.streams == nil {
+		m.streams = map[uint16]*Stream{}
+	}
+	m.streams[s.id] = s
+}
+
+func (m *Mux) enterLookupLocked(l *Lookup) {
+	if m.lookups == nil {
+		m.lookups = map[uint16]*Lookup{}
+	}
+	m.lookups[l.id] = l
 }
 
 func (m *Mux) nextIDLocked() (uint16, error) {
@@ -273,10 +281,10 @@ func (m *Mux) admit(msg cell.Message) (s *Stream, l *Lookup, full bool, err erro
 	full = len(m.streams)+len(m.lookups)-m.closing >= m.cfg.MaxStreams
 	if msg.Command == cell.Resolve {
 		l = &Lookup{mux: m, id: msg.Stream}
-		m.lookups[l.id] = l
+		m.enterLookupLocked(l)
 	} else {
 		s = newStream(m, msg.Stream, false)
-		m.streams[s.id] = s
+		m.enterLocked(s)
 	}
 	return s, l, full, nil
 }
@@ -305,29 +313,7 @@ func (m *Mux) weEnded(s *Stream) {
 
 // Close ends all streams with err, because the circuit is gone. What they have
 // received stays readable; then Read returns err, never io.EOF.
-func (m *Mux) Close(err error) {
-	if err == nil || errors.Is(err, io.EOF) {
-		err = net.ErrClosed
-	}
-	m.mu.Lock()
-	if m.err != nil {
-		m.mu.Unlock()
-		return
-	}
-	m.err = err
-	streams, lookups := m.streams, m.lookups
-	m.streams, m.lookups, m.blocked, m.closing = map[uint16]*Stream{}, map[uint16]*Lookup{}, nil, 0
-	m.mu.Unlock()
-	for _, s := range streams {
-		s.lost(err)
-	}
-	for _, l := range lookups {
-		if l.done != nil {
-			l.err = err
-			close(l.done)
-		}
-	}
-}
+func (m *Mux) Close(err error) { m.close(err) }
 
 func unlawful(cmd cell.MessageCommand, why string) error {
 	return fmt.Errorf("%w: %s: %s", ErrUnlawful, cmd, why)

@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 	"testing"
+	"time"
 
 	"cepa/cell"
 )
@@ -23,6 +24,7 @@ type carrier struct {
 	mu      sync.Mutex // last in the order, like the lock of a circuit
 	cond    sync.Cond
 	held    cell.List // until Kick
+	rtt     time.Duration
 	queue   cell.List
 	unacked int
 	partial int
@@ -48,6 +50,8 @@ func (c *carrier) putLocked(cmd cell.MessageCommand, id uint16, payload []byte) 
 	c.sent[cmd]++
 	c.unacked++
 }
+
+func (c *carrier) RTT() time.Duration { return c.rtt }
 
 // Kick lets go what is held; without it the other end gets nothing.
 func (c *carrier) Kick() {

@@ -2,7 +2,6 @@ package stream
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -51,11 +50,10 @@ type Stream struct {
 	mu         sync.Mutex // guards what follows; held while a message is sent, never while waiting
 	recv       cell.List  // DATA not yet read, each body starting with its message
 	recvOff    int        // bytes already read of the first one's payload
-	recvCredit int64      // bytes that the peer may still send
-	consumed   int64      // bytes read and not yet granted again
-	grant      [4]byte    // payload of the CREDIT being sent; here, so that it is not allocated
-	sendCredit int64      // bytes that we may still send
-	read       int64      // bytes in all, for Status
+	in         receiving
+	granted    [4]byte // payload of the CREDIT being sent; here, so that it is not allocated
+	sendCredit int64   // bytes that we may still send
+	read       int64   // bytes in all, for Status
 	written    int64
 
 	answered             bool // CONNECTED has passed
@@ -71,8 +69,8 @@ func newStream(m *Mux, id uint16, origin bool) *Stream {
 		mux: m, id: id, origin: origin,
 		readLock: make(chan struct{}, 1), writeLock: make(chan struct{}, 1),
 		readable: make(chan struct{}, 1), writable: make(chan struct{}, 1),
-		opened:     make(chan struct{}),
-		recvCredit: InitialCredit, sendCredit: InitialCredit,
+		opened: make(chan struct{}),
+		in:     newReceiving(), sendCredit: InitialCredit,
 	}
 }
 
@@ -200,24 +198,10 @@ func (s *Stream) tryRead(p []byte) (n int, err error) {
 		}
 		return 0, s.endErr
 	}
-	s.consumed += int64(n)
+	s.in.consumed += int64(n)
 	s.read += int64(n)
 	granted = s.grantLocked()
 	return n, nil
-}
-
-// grantLocked gives the peer back the credit for what was read, in few cells,
-// and tells whether it sent one. After the peer's EOF none is needed.
-func (s *Stream) grantLocked() bool {
-	if s.consumed < grantAt || s.rcvdEOF || s.rcvdFinal || s.sentFinal || !s.acceptedLocked() {
-		return false
-	}
-	n := s.consumed
-	s.consumed = 0
-	s.recvCredit += n
-	binary.BigEndian.PutUint32(s.grant[:], uint32(n))
-	s.mux.cfg.Carrier.Send(cell.Credit, s.id, s.grant[:])
-	return true
 }
 
 // payload returns the payload of the DATA message that c's body starts with.

@@ -255,7 +255,7 @@ func TestHalfClose(t *testing.T) {
 		got += len(data)
 		p.settle()
 	}
-	if want := got / grantAt; p.out.sent[cell.Credit] != want {
+	if want := got / (InitialCredit / grantShare); p.out.sent[cell.Credit] != want {
 		t.Errorf("%d CREDIT for %d bytes, want %d", p.out.sent[cell.Credit], got, want)
 	}
 	if err := far.CloseWrite(); err != nil {

@@ -102,8 +102,14 @@ func readNetwork(path string) (*directory.Network, error) {
 	return network, nil
 }
 
-// serveStatus answers `cepa status` until close.
-func (n *node) serveStatus(status func(*nodeStatus)) {
+// resource is one thing that a role offers on its control socket.
+type resource struct {
+	path    string
+	handler http.Handler
+}
+
+// serveStatus answers `cepa status` until close, and what else the role offers.
+func (n *node) serveStatus(status func(*nodeStatus), more ...resource) {
 	var ctx context.Context
 	ctx, n.stop = context.WithCancel(context.Background())
 	mux := http.NewServeMux()
@@ -112,6 +118,9 @@ func (n *node) serveStatus(status func(*nodeStatus)) {
 		status(s)
 		return s
 	}))
+	for _, m := range more {
+		mux.Handle(m.path, m.handler)
+	}
 	n.wg.Add(1)
 	go func() {
 		defer n.wg.Done()

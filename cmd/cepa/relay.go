@@ -8,6 +8,9 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,6 +37,13 @@ type relayOptions struct {
 	exit                                   bool
 	exitPolicy, resolver                   string
 	exitAllow                              []string
+	maxMemory                              string
+	quota                                  string
+	quotaDay                               int
+
+	configFile string
+	line       commandLine       // flags that were given
+	started    map[string]string // values of all flags at the start
 }
 
 func newRelay() *cobra.Command {
@@ -49,22 +59,47 @@ first. Without it, nothing but traffic between relays leaves this machine.`,
   cepa relay --network network.toml --listen :9001 --address 203.0.113.7:9001 --exit --exit-policy 80,443`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.complete(cmd); err != nil {
+				return err
+			}
 			return runRelay(cmd.Context(), &o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
+	o.flags(cmd)
+	cmd.AddCommand(newRelaySet())
+	return cmd
+}
+
+// complete adds what the configuration file says.
+func (o *relayOptions) complete(cmd *cobra.Command) error {
+	o.line = commandLineOf(cmd)
+	if o.configFile != "" {
+		if err := readConfig(o.configFile, cmd, o.line); err != nil {
+			return usagef("--config: %w", err)
+		}
+	}
+	o.started = valuesOf(cmd)
+	return nil
+}
+
+// flags adds the flags of `cepa relay`.
+func (o *relayOptions) flags(cmd *cobra.Command) {
 	o.register(cmd, "relay")
 	f := cmd.Flags()
+	f.StringVar(&o.configFile, "config", "", "file with more settings, in TOML with the names of these flags; flags given here go before it. SIGHUP reads it again, and changes rate, burst and quota")
 	f.StringVar(&o.listen, "listen", ":9001", "address to accept links on")
 	f.StringSliceVar(&o.addresses, "address", nil, "address and port where others reach it (default that of --listen, when it names one)")
 	f.StringVar(&o.nickname, "nickname", "unnamed", "name for people: 1 to 19 letters and digits")
 	f.StringVar(&o.contact, "contact", "", "whom to write to about this relay; public")
 	f.StringVar(&o.rate, "bandwidth-rate", "", "most that it reads, and writes, a second, such as 500KB/s or 8Mbit/s; at least 20KB/s (default no limit)")
-	f.StringVar(&o.burst, "bandwidth-burst", "", "most that may go at once after a pause, such as 1MB (default one second of the rate)")
+	f.StringVar(&o.burst, "bandwidth-burst", "", "most that may go at once after a pause, such as 1MB (default one second of the rate, and 512KiB at least)")
+	f.StringVar(&o.quota, "monthly-quota", "", "most that it reads and writes together in a month, such as 500GB; at least 100MB. It hibernates before that is exceeded, until the next month (default no limit)")
+	f.IntVar(&o.quotaDay, "quota-day", 1, "day of the month, 1 to 28, on which the quota starts anew, at midnight of this machine's time zone")
+	f.StringVar(&o.maxMemory, "max-memory", "", "most that cells, links, circuits and streams may take, such as 512MiB; at least 64MiB (default a quarter of the machine's memory)")
 	f.BoolVar(&o.exit, "exit", false, "open connections to the internet for clients")
 	f.StringVar(&o.exitPolicy, "exit-policy", "", "ports that an exit connects to, such as 80,443,8000-8100 (default a list of common ones)")
 	f.StringVar(&o.resolver, "resolver", "", "address of the name server that an exit asks (default the system's)")
 	f.StringSliceVar(&o.exitAllow, "exit-allow", nil, "private range that an exit may reach although it is not the internet's; for test networks")
-	return cmd
 }
 
 // config turns flags into a configuration.
@@ -86,7 +121,22 @@ func (o *relayOptions) config() (cfg relay.Config, err error) {
 	if err := cfg.Rate.Check(); err != nil {
 		return cfg, usagef("--bandwidth-rate %s: %w", o.rate, err)
 	}
+	if o.quota != "" {
+		if cfg.Quota.Bytes, err = parseSize(o.quota); err != nil {
+			return cfg, usagef("--monthly-quota: %w", err)
+		}
+	}
+	if o.quotaDay < 1 {
+		return cfg, usagef("--quota-day must be 1 to 28, not %d", o.quotaDay)
+	}
+	cfg.Quota.Day = o.quotaDay
+	if err := cfg.Quota.Check(); err != nil {
+		return cfg, usagef("--monthly-quota, --quota-day: %w", err)
+	}
 	if cfg.Addresses, err = o.publicAddresses(); err != nil {
+		return cfg, err
+	}
+	if cfg.MaxMemory, err = maxMemory(o.maxMemory); err != nil {
 		return cfg, err
 	}
 	if !o.exit {
@@ -158,6 +208,10 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
+	// From now on: a signal that comes early is heard later, and ends nothing.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	n, err := openNode(&o.nodeFlags, "relay", stderr)
 	if err != nil {
 		return err
@@ -175,6 +229,7 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 		return err
 	}
 	cfg.NextSequence = func() (uint64, error) { return nextSequence(n.dir, time.Now()) }
+	limitHeap(cfg.MaxMemory)
 	r, err := relay.New(cfg)
 	if err != nil {
 		return err
@@ -183,13 +238,18 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	n.serveStatus(func(s *nodeStatus) { s.Relays = []relay.Status{r.Status()} })
+	n.serveStatus(func(s *nodeStatus) { s.Relays = []relay.Status{r.Status()} }, resource{setResource, relaySetHandler(r)})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	n.wg.Add(1)
 	go func() {
 		defer n.wg.Done()
 		announce(ctx, r, stdout)
+	}()
+	n.wg.Add(1)
+	go func() {
+		defer n.wg.Done()
+		rereadLoop(ctx, hangup, o, r, n.log)
 	}()
 	defer cancel() // before close waits
 	fmt.Fprintf(stdout, "relay %s (%s) of network %q on %s; Ctrl-C ends it\n", cfg.Nickname, r.Identity().Short(), n.net.Name, ln.Addr())

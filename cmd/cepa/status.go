@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cepa/cell"
 	"cepa/client"
 	"cepa/control"
 	"cepa/relay"
@@ -85,13 +86,14 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 		fmt.Fprintf(w, "  links: %d, read %s, written %s\n", len(c.Links), formatBytes(float64(c.BytesRead)), formatBytes(float64(c.BytesWritten)))
 		if len(c.Circuits) > 0 {
 			tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
-			fmt.Fprintln(tw, "\n  CIRCUIT\tHOPS\tSTREAMS\tAGE\tSTATE")
+			fmt.Fprintln(tw, "\n  CIRCUIT\tHOPS\tSTREAMS\tAGE\tSTATE\tWINDOW\tRTT\tSENDS")
 			for _, x := range c.Circuits {
 				state := "ready"
 				if x.Used {
 					state = "in use"
 				}
-				fmt.Fprintf(tw, "  %d\t%s\t%d\t%s\t%s\n", x.ID, hopNames(x.Hops), x.Streams, x.Age, state)
+				fmt.Fprintf(tw, "  %d\t%s\t%d\t%s\t%s\t%d\t%s\t%s\n", x.ID, hopNames(x.Hops), x.Streams, x.Age, state,
+					x.Flow.Window, formatRTT(x.Flow.RTT), formatRate(int64(x.Flow.Rate*float64(cell.Size))))
 			}
 			tw.Flush()
 			printStreams(w, c.Circuits)
@@ -116,7 +118,10 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 			fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%s\t%s\t%s\n", r.Nickname, r.Identity.Short(), yesNo(r.Exit), yesNo(r.Listed),
 				r.Links, r.Circuits, r.Streams, formatBytes(float64(r.Read)), formatBytes(float64(r.Written)), rate)
 		}
-		return tw.Flush()
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+		return printUsage(w, s.Relays)
 	}
 	return nil
 }
@@ -143,6 +148,14 @@ func printStreams(w io.Writer, circuits []client.CircuitStatus) {
 	if all > shown {
 		fmt.Fprintf(w, "  and %d more; --json shows all\n", all-shown)
 	}
+}
+
+// formatRTT is a round trip for people; a dash when none was measured yet.
+func formatRTT(d time.Duration) string {
+	if d == 0 {
+		return "-"
+	}
+	return d.Round(100 * time.Microsecond).String()
 }
 
 func yesNo(b bool) string {

@@ -49,8 +49,12 @@ func (a *Authority) opinions(relays []entry, now time.Time) []directory.VoteEntr
 	}
 	lowWeight, midWeight, midAge := quantile(weights, 1, 8), quantile(weights, 1, 2), quantile(ages, 1, 2)
 	for i, e := range relays {
-		// Everybody who published lately counts as running: nobody is tested for being reachable yet.
+		// Everybody who published lately counts as running, unless it says itself that it is not: nobody is tested for being
+		// reachable yet.
 		flags := directory.FlagRunning
+		if e.descriptor.Extra.Hibernating {
+			flags = 0
+		}
 		if welcome[i] {
 			flags |= directory.FlagValid
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -36,7 +35,7 @@ func (a *Authority) accept(d *directory.Descriptor) error {
 	}
 	if !a.cfg.AllowPrivateAddresses {
 		for _, addr := range d.Addresses {
-			if !isPublic(addr.Addr()) {
+			if !directory.IsPublic(addr.Addr()) {
 				return fmt.Errorf("%v: %w", addr, errPrivateAddress)
 			}
 		}
@@ -114,29 +113,6 @@ func (a *Authority) relayCount() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.relays)
-}
-
-// reserved are the address blocks that nobody reaches over the internet, beyond those that netip tells (IANA special-purpose registries).
-var reserved = []netip.Prefix{
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("100.64.0.0/10"),
-	netip.MustParsePrefix("192.0.0.0/24"),
-	netip.MustParsePrefix("192.0.2.0/24"),
-	netip.MustParsePrefix("198.18.0.0/15"),
-	netip.MustParsePrefix("198.51.100.0/24"),
-	netip.MustParsePrefix("203.0.113.0/24"),
-	netip.MustParsePrefix("240.0.0.0/4"),
-	netip.MustParsePrefix("100::/64"),
-	netip.MustParsePrefix("2001:db8::/32"),
-	netip.MustParsePrefix("3fff::/20"),
-	netip.MustParsePrefix("64:ff9b::/96"),
-}
-
-func isPublic(ip netip.Addr) bool {
-	if !ip.IsGlobalUnicast() || ip.IsPrivate() {
-		return false
-	}
-	return !slices.ContainsFunc(reserved, func(p netip.Prefix) bool { return p.Contains(ip) })
 }
 
 // The file of descriptors: a line that names the form, then for each relay first seen (8, Unix seconds), length (2) and the

@@ -188,7 +188,7 @@ func (o *outsider) receive(ctx context.Context, k int) (cell.Message, error) {
 		if err := o.hops[j-1].back.Open(body[:innerAt(j)+1], body[:sealedAt(j)]); err != nil {
 			return cell.Message{}, fmt.Errorf("layer %d: %w", j, err)
 		}
-		if forUs := body[innerAt(j)] == 1; forUs != (j == k) {
+		if forUs := body[innerAt(j)] != 0; forUs != (j == k) {
 			return cell.Message{}, fmt.Errorf("a message of hop %d, want hop %d", j, k)
 		}
 		clear(body[innerAt(j):])

@@ -118,7 +118,7 @@ func (p *peeler) next(from *[]linkCell, keys []thiefKey) (int, cell.Message, err
 		}
 		keys[i].n++
 		p.seen[k] = append(append(p.seen[k], inner...), '|')
-		if inner[innerAt(k)] == 1 {
+		if inner[innerAt(k)] >= 1 {
 			m, err := cell.ParseMessage(inner[:innerAt(k)])
 			return k, m, err
 		}
