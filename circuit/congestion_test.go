@@ -168,7 +168,7 @@ func TestCongestionFills(t *testing.T) {
 		queue time.Duration // p95
 	}{
 		{14, 200 * time.Millisecond, 20 * time.Second, 0.95, 900 * time.Millisecond}, // 20 KB/s; a message takes 71 ms
-		{71, 100 * time.Millisecond, 5 * time.Second, 0.95, 300 * time.Millisecond},  // 100 KB/s
+		{71, 100 * time.Millisecond, 5 * time.Second, 0.95, 330 * time.Millisecond},  // 100 KB/s
 		{710, 50 * time.Millisecond, 5 * time.Second, 0.95, 150 * time.Millisecond},  // 1 MB/s
 		{8900, 150 * time.Millisecond, 5 * time.Second, 0.95, 80 * time.Millisecond}, // 100 Mbit/s
 		{36000, 50 * time.Millisecond, 5 * time.Second, 0.95, 80 * time.Millisecond}, // 50 MB/s

@@ -50,7 +50,7 @@ var paramSpecs = []ParamSpec{
 	{ParamCircuitFreeLinks, 3, 0, 1 << 20, "links", "client links from one address up to which their creation of circuits is not limited"},
 	{ParamCircuitRate, 2, 1, 1 << 20, "circuits/s", "circuits a second that clients of one address may create, with more links than that"},
 	{ParamClientLinksPerAddress, 50, 1, 1 << 20, "links", "links without relay authentication that a relay accepts from one address"},
-	{ParamFlowDelay, 50, 0, 1000, "ms", "time for which a circuit leaves messages in queues, beside those of flow-low and flow-high"},
+	{ParamFlowDelay, 65, 0, 1000, "ms", "time for which a circuit leaves messages in queues, beside those of flow-low and flow-high"},
 	{ParamFlowHigh, 6, 1, 4096, "messages", "messages in queues above which a circuit's window shrinks"},
 	{ParamFlowInitial, 16, 4, 4096, "messages", "a circuit's first window"},
 	{ParamFlowLow, 3, 1, 4096, "messages", "messages in queues below which a circuit's window grows"},

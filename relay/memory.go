@@ -76,6 +76,14 @@ func newMemory(r *Relay) *memory {
 	}
 }
 
+// status tells how full it is.
+func (m *memory) status() Memory {
+	if m == nil {
+		return Memory{}
+	}
+	return Memory{Used: m.pool.Used(), Peak: m.pool.Peak(), Budget: m.budget}
+}
+
 // add notes a circuit that may hold data; nothing when m is nil.
 func (m *memory) add(h *circuitHandler) {
 	if m == nil {

@@ -22,12 +22,21 @@ type Status struct {
 	Written  uint64        `json:"link_bytes_written"`
 	Rate     int64         `json:"rate_bytes_per_second"` // 0: no limit
 	Usage    Usage         `json:"usage"`
+	Memory   Memory        `json:"memory"`
+}
+
+// Memory is what cells, links, circuits and streams take, in bytes.
+type Memory struct {
+	Used   int64 `json:"used"`
+	Peak   int64 `json:"peak"`   // since the start; 0 without a budget
+	Budget int64 `json:"budget"` // Config.MaxMemory; 0: no bound
 }
 
 // Status returns a snapshot.
 func (r *Relay) Status() Status {
 	s := Status{
 		Nickname: r.cfg.Nickname, Identity: r.Identity(), Exit: r.exit != nil, Uptime: r.uptime().Round(time.Second),
+		Memory:   r.memory.status(),
 		Circuits: r.circuits.now(), Streams: r.streams.now(), Rate: r.Rate().BytesPerSecond, Usage: r.usage(),
 	}
 	if c := r.mirror.Current(); c != nil {

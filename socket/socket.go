@@ -5,12 +5,20 @@
 // Sockets are in non-blocking mode, so their calls never take long, and [Wrap]
 // makes them without the ceremony, on Linux. Waiting is left to the runtime as
 // before. doc/benchmarks.md has the figures.
+//
+// It also keeps the system from taking more to send than it can send soon: what
+// it has taken is beyond the reach of who sends what is urgent first.
 package socket
 
 import (
 	"context"
 	"net"
 )
+
+// Unsent is how many bytes that it has not sent yet, to the nearest write, a
+// wrapped connection lets the system hold; then it waits until half are gone.
+// Ours: two of a link's batches, so that the wire never waits for one.
+const Unsent = 128 << 10
 
 // Wrap returns a connection that does what c does, for less, and that offers
 // TryWrite(p []byte) (n int, err error): a Write of as much of p as the socket

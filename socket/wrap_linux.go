@@ -8,6 +8,8 @@ import (
 	"syscall"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // conn is a TCP connection whose reads and writes are made here. Everything
@@ -35,6 +37,10 @@ func wrap(t *net.TCPConn) net.Conn {
 	if err != nil {
 		return t
 	}
+	_ = raw.Control(func(fd uintptr) {
+		// Without it everything works, with longer queues.
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, Unsent)
+	})
 	c := &conn{tcp: t}
 	c.read.raw, c.write.raw = raw, raw
 	c.read.call, c.write.call = c.read.receive, c.write.send

@@ -244,3 +244,65 @@ func TestGreedyClient(t *testing.T) {
 		}
 	})
 }
+
+// TestRateOnSockets: the same on this machine's own network, where buffers and
+// wake-ups are the system's: a relay's rate is kept, second by second, and shared.
+// How much of it is used depends on the machine, so only a campaign asks.
+func TestRateOnSockets(t *testing.T) {
+	t.Parallel()
+	rate, circuits, seconds := int64(2_000_000), 8, 3
+	if *soak {
+		rate, circuits, seconds = 50_000_000, 50, 20
+	}
+	cfg := capped(rate)
+	cfg.Authorities, cfg.Relays, cfg.Interval = 4, 3, 10*time.Minute
+	n := testnet.New(t, cfg)
+	serveTCP(t, n, "drip.test", 80, drip)
+	var all []*bulk
+	var c *client.Client
+	for i := range circuits {
+		if i%10 == 0 {
+			c = newClient(t, n, client.Config{})
+		}
+		all = append(all, startBulk(t, c, fmt.Sprint(i)))
+	}
+	usage := func() (read, written uint64) {
+		u := exitOf(n).Status().Usage
+		return u.TodayRead, u.TodayWritten
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	// What was saved up for a burst goes first, and all circuits find their pace.
+	for range 3 {
+		<-tick.C
+	}
+	before := make([]int64, circuits)
+	for i, b := range all {
+		before[i] = b.got.Load()
+	}
+	began := time.Now()
+	read, written := usage()
+	most := float64(max(rate, relay.DefaultBurst))
+	last, lastRead, lastWritten := began, read, written
+	for range seconds {
+		<-tick.C
+		now := time.Now()
+		r, w := usage()
+		if limit := float64(rate)*now.Sub(last).Seconds() + most; float64(r-lastRead) > limit || float64(w-lastWritten) > limit {
+			t.Errorf("in %v %d bytes were read and %d written, want %.0f at most", now.Sub(last), r-lastRead, w-lastWritten, limit)
+		}
+		last, lastRead, lastWritten = now, r, w
+	}
+	whole := float64(rate) * last.Sub(began).Seconds()
+	used := max(float64(lastRead-read), float64(lastWritten-written)) / whole
+	var shares []float64
+	payload := 0.0
+	for i, b := range all {
+		shares = append(shares, float64(b.got.Load()-before[i]))
+		payload += shares[i]
+	}
+	t.Logf("%d bytes/s, %d circuits: %.3f of the rate is used, payload %.3f of it, Jain %.3f", rate, circuits, used, payload/whole, jain(shares))
+	if *soak && (used < 0.98 || used > 1.02 || jain(shares) <= 0.95) {
+		t.Errorf("%.3f of the rate is used, Jain %.3f", used, jain(shares))
+	}
+}
