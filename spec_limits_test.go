@@ -29,7 +29,7 @@ var limitRows = [][2]string{
 	{"circuits at a relay; of one client's link", "{relay.defaultLimits().circuits}, fewer with little memory; {relay.defaultLimits().clientCircuits}"},
 	{"CREATEs waiting at a relay; of clients among them; of one client's link", "{relay.defaultLimits().createQueue}; {relay.defaultLimits().clientQueue}; {relay.defaultLimits().clientCreating}"},
 	{"the time that a CREATE would wait, as estimated when it comes; that it has waited", "{relay.createPatience in second} s; {relay.maxCreateWait in second} s"},
-	{"CREATEs being answered", "one for every two cores"},
+	{"CREATEs being answered", "one for every two cores; one part in {relay.busyShare} of the time of each while cells need it"},
 	{"memory of cells, links, circuits and streams at a relay", "as its operator says, a quarter of the machine's at first"},
 	{"DESTROYs without answer", "{link.DefaultMaxCircuits+link.destroyedSlack}, or one for {link.destroyTimeout in minute} minutes"},
 	{"DESTROYs that the peer does not read", "{2*(link.DefaultMaxCircuits+link.destroyedSlack)}"},

@@ -52,8 +52,16 @@ func newCreator(r *Relay) *creator {
 func (c *creator) run(ctx context.Context) {
 	for range c.workers {
 		c.relay.spawn(func() {
+			var share createShare
 			for j := c.queue.take(); j != nil; j = c.queue.take() {
-				c.queue.done(c.serve(j))
+				took := c.serve(j)
+				if took > 0 {
+					if rest := share.pause(took, letOthersGo()); rest > 0 {
+						wait(ctx, rest)
+						took += rest
+					}
+				}
+				c.queue.done(took)
 			}
 		})
 	}
