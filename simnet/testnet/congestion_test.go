@@ -37,6 +37,10 @@ func TestLongPath(t *testing.T) {
 		onSimnet(t, wan(), testnet.Config{Relays: 3, Exits: 1}, func(t *testing.T, n *testnet.Net) {
 			serveTCP(t, n, "drip.test", 80, drip)
 			serveTCP(t, n, "echo.test", 80, echo)
+			// The path through the relays is the bottleneck, and not how fast the site is.
+			near := wan().Default
+			near.Bandwidth *= 4
+			n.Sim().SetLink(n.SiteHost("drip.test"), exitOf(n).Host, near)
 			c := newClient(t, n, client.Config{})
 			conn := dial(t, c, "echo.test:80")
 			ping := func() time.Duration {
