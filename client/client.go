@@ -17,6 +17,7 @@ import (
 
 	"cepa/cell"
 	"cepa/circuit"
+	"cepa/clock"
 	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/link"
@@ -161,6 +162,7 @@ func New(cfg Config) (*Client, error) {
 	c.spawn(func() { c.mirror.Run(c.ctx) })
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
+	c.spawn(func() { clock.Watch(c.ctx, c.cfg.Now, c.onJump) })
 	return c, nil
 }
 

@@ -111,3 +111,29 @@ func (v *Vote) Relays() []Relay {
 	}
 	return out
 }
+
+// CompareDescriptors tells how two descriptors of one relay differ, but for their sequence, date, uptime and history, which always do.
+func CompareDescriptors(a, b *Descriptor) []FieldChange {
+	ra, rb := a.relay(0, a.BandwidthRate), b.relay(0, b.BandwidthRate)
+	fields := compareRelay(&ra, &rb)
+	for i := range fields {
+		if fields[i].Field == "weight" {
+			fields[i].Field = "bandwidth rate"
+		}
+	}
+	if a.Network != b.Network {
+		fields = append(fields, FieldChange{"network", a.Network, b.Network})
+	}
+	if a.Contact != b.Contact {
+		fields = append(fields, FieldChange{"contact", a.Contact, b.Contact})
+	}
+	for _, f := range []struct {
+		name          string
+		before, after bool
+	}{{"hibernating", a.Extra.Hibernating, b.Extra.Hibernating}, {"overloaded", a.Extra.Overloaded, b.Extra.Overloaded}} {
+		if f.before != f.after {
+			fields = append(fields, FieldChange{f.name, fmt.Sprint(f.before), fmt.Sprint(f.after)})
+		}
+	}
+	return fields
+}

@@ -86,13 +86,13 @@ type Authority struct {
 	mu        sync.Mutex // guards everything below; never held while waiting
 	closed    bool
 	relays    map[identity.ID]*entry
-	byDigest  map[[32]byte]*directory.Descriptor // of relays
-	dirty     chan struct{}                      // capacity 1: descriptors are to be saved
-	rounds    map[uint64]*round                  // by period
-	lastRound uint64                             // newest period whose round has begun here
-	document  *mirror.Document                   // what is served; nil until the first
-	changed   chan struct{}                      // closed and replaced when relays, rounds or document change
-	uploads   chan struct{}                      // one element for each vote being uploaded
+	byDigest  map[[32]byte]*directory.Descriptor    // of relays
+	dirty     chan struct{}                         // capacity 1: descriptors are to be saved
+	rounds    map[uint64]*round                     // by period
+	lastRound uint64                                // newest period whose round has begun here
+	document  *mirror.Document                      // what is served; nil until the first
+	changed   chan struct{}                         // closed and replaced when relays, rounds or document change
+	uploads   chan struct{}                         // one element for each vote being uploaded
 	newest    map[identity.ID]*identity.Certificate // of each authority, as far as seen
 
 	saving chan struct{} // capacity 1: held while descriptors or certificates are written
