@@ -10,15 +10,10 @@ import (
 	"time"
 )
 
-const (
-	// Every is how often Watch looks, so how late it notices at most after the
-	// machine has woken. Ours.
-	Every = 10 * time.Second
-	// Tolerance is by how much date and timers may differ within Every: clocks that
-	// are put right by and by differ by milliseconds, and half a minute does no harm to
-	// anything here. Ours.
-	Tolerance = 30 * time.Second
-)
+// Tolerance is by how much date and timers may differ from one look to the next: clocks
+// that are put right by and by differ by milliseconds, and half a minute does no harm
+// to anything here. Ours.
+const Tolerance = 30 * time.Second
 
 // Jump is a difference between what the date says has passed and what timers say.
 type Jump struct {
@@ -37,12 +32,13 @@ func (j Jump) Log(log *slog.Logger) {
 		"by", (-j.By).Round(time.Second), "now", j.After.UTC().Truncate(time.Second))
 }
 
-// Watch calls f after each jump until ctx ends. now is the date; time.Now when nil.
-func Watch(ctx context.Context, now func() time.Time, f func(Jump)) {
+// Watch calls f after each jump until ctx ends. It looks every so often, which is how
+// late it may notice after the machine has woken. now is the date; time.Now when nil.
+func Watch(ctx context.Context, every time.Duration, now func() time.Time, f func(Jump)) {
 	if now == nil {
 		now = time.Now
 	}
-	tick := time.NewTicker(Every)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
 	// Without their monotonic readings dates differ as dates do.
 	timer, date := time.Now(), now().Round(0)

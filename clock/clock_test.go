@@ -14,12 +14,13 @@ import (
 // TestWatch: jumps are told once, with their size, and nothing else is.
 func TestWatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		const every = 10 * time.Second
 		var shift atomic.Int64
 		now := func() time.Time { return time.Now().Add(time.Duration(shift.Load())) }
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		var jumps []Jump
-		go Watch(ctx, now, func(j Jump) { jumps = append(jumps, j) })
+		go Watch(ctx, every, now, func(j Jump) { jumps = append(jumps, j) })
 		for _, by := range []time.Duration{0, Tolerance, -Tolerance, Tolerance + 1, -40 * time.Second, 90 * time.Minute, -72 * time.Hour, 365 * 24 * time.Hour} {
 			jumps = nil
 			time.Sleep(7 * time.Minute)
@@ -29,7 +30,7 @@ func TestWatch(t *testing.T) {
 			}
 			set := time.Now()
 			shift.Add(int64(by))
-			time.Sleep(Every)
+			time.Sleep(every)
 			synctest.Wait()
 			if by <= Tolerance && by >= -Tolerance {
 				if len(jumps) != 0 {
@@ -37,7 +38,7 @@ func TestWatch(t *testing.T) {
 				}
 				continue
 			}
-			if len(jumps) != 1 || jumps[0].By != by || jumps[0].After.Sub(now()).Abs() > Every {
+			if len(jumps) != 1 || jumps[0].By != by || jumps[0].After.Sub(now()).Abs() > every {
 				t.Errorf("%v is told as %v within %v", by, jumps, time.Since(set))
 			}
 		}

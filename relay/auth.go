@@ -21,6 +21,8 @@ const (
 	// renewCheck is how often the date is looked at. A timer for the day
 	// itself would stand still while the machine sleeps.
 	renewCheck = time.Hour
+	// clockCheck is how often it is looked whether the date has jumped.
+	clockCheck = time.Minute
 )
 
 // renewAuth makes and certifies a new link key.

@@ -194,7 +194,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	var saver sync.WaitGroup
 	saver.Go(func() { a.saveLoop(ctx) })
 	saver.Go(func() { a.keyLoop(ctx) })
-	saver.Go(func() { clock.Watch(ctx, a.now, func(j clock.Jump) { j.Log(a.log) }) })
+	saver.Go(func() { clock.Watch(ctx, clockCheck, a.now, func(j clock.Jump) { j.Log(a.log) }) })
 	a.schedule(ctx)
 	cancel()
 	saver.Wait()

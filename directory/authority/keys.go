@@ -22,8 +22,10 @@ const (
 	signingSlack = 24*time.Hour + directory.MaxClockSkew
 	// signingNotice is how long before the end of the signing key its operator is reminded, every day.
 	signingNotice = 30 * 24 * time.Hour
-	// keyCheck is how often the signing key is looked at, besides at each vote.
+	// keyCheck is how often it is looked whether to remind.
 	keyCheck = time.Hour
+	// clockCheck is how often it is looked whether the date has jumped.
+	clockCheck = 5 * time.Minute
 	// maxSigningFile is the longest SigningFile in bytes.
 	maxSigningFile = identity.MaxKeyFileSize + identity.MaxCertificateFileSize
 	// certificateHead is how the certificate's part of SigningFile begins.
@@ -48,7 +50,7 @@ func NewSigningKey(id *identity.Key, random io.Reader, now time.Time, lifetime t
 	if err != nil {
 		return nil, fmt.Errorf("authority: signing key: %w", err)
 	}
-	from := now.Add(-signingSlack)
+	from := now.Add(-signingSlack).Truncate(time.Second)
 	// One that begins in the future was made by a clock that was wrong: nobody has taken it.
 	if previous != nil && !previous.NotBefore.After(now) && !previous.NotBefore.Before(from) {
 		from = previous.NotBefore.Add(time.Second)
@@ -232,9 +234,6 @@ func (a *Authority) keyLoop(ctx context.Context) {
 	defer tick.Stop()
 	var reminded time.Time
 	for {
-		if err := a.Reload(); err != nil {
-			a.log.Debug("the signing key could not be looked at", "err", err) // each vote says so too
-		}
 		now := a.now()
 		// A clock that was set back makes the last reminder lie in the future.
 		if since := now.Sub(reminded); now.After(a.SigningNotice()) && (since >= 24*time.Hour || since < 0) {
