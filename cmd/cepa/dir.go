@@ -96,6 +96,16 @@ func readDocument(path string) (*directory.Document, error) {
 	return d, nil
 }
 
+// badSignature returns an error about the first signature that is not good.
+func badSignature(path string, d *directory.Document) error {
+	for _, s := range d.Signers {
+		if s.Problem != nil {
+			return fmt.Errorf("%s: the signature of %s is not good: %w", path, s.Certificate.Identity.Short(), s.Problem)
+		}
+	}
+	return nil
+}
+
 // printJSON prints for programs.
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)

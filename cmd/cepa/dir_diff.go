@@ -42,7 +42,8 @@ func newDirDiff() *cobra.Command {
 		Short: "Tell how two documents differ",
 		Long: `Tell how two documents differ: of consensuses, or votes, which relays came, went or
 changed, and what changed of them, and which parameters; of descriptors, which fields. A
-vote may be compared with a consensus. Signatures are not compared.`,
+vote may be compared with a consensus. Signatures are not compared, but one that is not
+good is told, and the exit code is 1.`,
 		Example: "  cepa dir diff yesterday consensus",
 		Args:    files("OLD", "NEW"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -59,9 +60,14 @@ vote may be compared with a consensus. Signatures are not compared.`,
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), d)
+				err = printJSON(cmd.OutOrStdout(), d)
+			} else {
+				err = showDiff(cmd.OutOrStdout(), before, after, d)
 			}
-			return showDiff(cmd.OutOrStdout(), before, after, d)
+			if err != nil {
+				return err
+			}
+			return errors.Join(badSignature(args[0], before), badSignature(args[1], after))
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

@@ -39,12 +39,7 @@ the exit code is 1.`,
 			if err != nil {
 				return err
 			}
-			for _, s := range d.Signers {
-				if s.Problem != nil {
-					return fmt.Errorf("%s: the signature of %s is not good: %w", args[0], s.Certificate.Identity.Short(), s.Problem)
-				}
-			}
-			return nil
+			return badSignature(args[0], d)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
