@@ -131,10 +131,13 @@ func New(cfg Config) (*Authority, error) {
 		saving:   make(chan struct{}, 1),
 		newest:   make(map[identity.ID]*identity.Certificate),
 	}
+	if err := a.loadCertificates(); err != nil {
+		return nil, err
+	}
 	if err := a.firstKey(); err != nil {
 		return nil, err
 	}
-	if err := errors.Join(a.load(), a.loadCertificates()); err != nil {
+	if err := a.load(); err != nil {
 		return nil, err
 	}
 	a.ctx, a.cancel = context.WithCancel(context.Background())

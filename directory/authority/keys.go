@@ -146,8 +146,10 @@ func (a *Authority) loadKey(now time.Time) (*SigningKey, error) {
 	case k != nil && k.Certificate.Identity == id.ID() && k.young(now):
 		return k, nil
 	}
-	var previous *identity.Certificate
-	if k != nil && k.Certificate.Identity == id.ID() {
+	a.mu.Lock()
+	previous := a.newest[id.ID()]
+	a.mu.Unlock()
+	if k != nil && k.Certificate.Identity == id.ID() && (previous == nil || previous.Generation() < k.Certificate.Generation()) {
 		previous = k.Certificate
 	}
 	k, err := NewSigningKey(id, a.cfg.Rand, now, SigningLifetime, previous)
@@ -177,6 +179,12 @@ func (a *Authority) checkKey(k *SigningKey, now time.Time) error {
 	}
 	if err := k.Certificate.Verify(now, identity.PurposeConsensus); err != nil {
 		return fmt.Errorf("authority: the signing key cannot be used: %w; %s", err, renewAdvice)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if newest := a.newest[a.self.Identity]; newest != nil && k.Certificate.Generation() < newest.Generation() {
+		return fmt.Errorf("authority: the signing key is older than one that this authority has used, certified from %s on, and the others refuse it: put back the newer one, or %s",
+			newest.NotBefore.UTC().Format(time.RFC3339), renewAdvice)
 	}
 	return nil
 }

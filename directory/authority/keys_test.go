@@ -332,6 +332,23 @@ func TestKeyProblems(t *testing.T) {
 	})
 }
 
+// TestOldBackup: an authority whose data directory has an older signing key than it has used, as from a backup, says so when it starts.
+func TestOldBackup(t *testing.T) {
+	inBubble(t, 1, time.Hour, func(_ int, cfg *Config) { cfg.Key = nil }, func(t *testing.T, c *cluster) {
+		c.renew(0, 30*day)
+		backup, _ := c.stores[0].Read(SigningFile, maxSigningFile)
+		time.Sleep(day)
+		c.renew(0, 30*day)
+		c.start(0)
+		sleepUntil(c.network.PeriodStart(c.network.Period(time.Now()) + 1).Add(time.Minute))
+		c.stop(0)
+		c.stores[0].Write(SigningFile, backup)
+		if _, err := New(Config{Network: c.network, Store: c.stores[0]}); err == nil || !strings.Contains(err.Error(), "older than one that this authority has used") {
+			t.Errorf("an old backup is taken: %v", err)
+		}
+	})
+}
+
 // TestFutureCertificate: a key made by a clock that was ahead does not keep the next one, by a clock that is right, from being taken.
 func TestFutureCertificate(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
