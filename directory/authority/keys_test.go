@@ -57,7 +57,7 @@ func TestOfflineIdentity(t *testing.T) {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(context.Background())
-		var done = make(chan struct{})
+		done := make(chan struct{})
 		go func() { defer close(done); m.Run(ctx) }()
 		defer func() { cancel(); <-done }()
 		began := c.network.Period(time.Now())
