@@ -18,7 +18,7 @@ const modulePath = "cepa"
 // folder that is not here is refused, so a new room is entered here first. Some
 // rooms are named before they exist, because their row has been decided.
 var rows = [][]string{
-	{"pipe", "virtual", "socket", "pace"},
+	{"pipe", "virtual", "socket", "pace", "clock"},
 	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet"},
 	{"stream", "directory", "state", "onion"},
 	{"onion/service", "directory/mirror", "path", "circuit", "link"},
@@ -36,6 +36,7 @@ var arrows = map[string][]string{
 	"virtual": {},
 	"socket":  {},
 	"pace":    {},
+	"clock":   {},
 
 	"cell":             {},
 	"crypto/identity":  {},
@@ -55,13 +56,13 @@ var arrows = map[string][]string{
 
 	"relay": {
 		"circuit", "link", "directory/mirror", "directory", "stream",
-		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace", "pipe", "socket",
+		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace", "pipe", "socket", "clock",
 	},
 	"client": {
 		"circuit", "link", "path", "directory/mirror", "directory", "stream",
-		"cell", "crypto/identity", "crypto/layer", "socket",
+		"cell", "crypto/identity", "crypto/layer", "socket", "clock",
 	},
-	"directory/authority": {"directory/mirror", "directory", "crypto/identity", "state"},
+	"directory/authority": {"directory/mirror", "directory", "crypto/identity", "state", "clock"},
 
 	"simnet/testnet": {
 		"client", "directory/authority", "relay", "link", "directory/mirror", "directory", "state",
@@ -70,7 +71,7 @@ var arrows = map[string][]string{
 	"control": {},
 
 	"cmd/cepa": {
-		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory",
+		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/mirror", "directory",
 		"cell", "crypto/handshake", "crypto/identity", "socks", "state", "virtual",
 	},
 }

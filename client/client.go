@@ -17,6 +17,7 @@ import (
 
 	"cepa/cell"
 	"cepa/circuit"
+	"cepa/clock"
 	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/link"
@@ -69,6 +70,9 @@ const (
 	youngAge = 30 * time.Second
 	// manyFailures in a row are worth a warning: some seconds of them.
 	manyFailures = 6
+	// clockCheck is how often it is looked whether the date has jumped: so soon after a
+	// laptop has woken, the consensus is fetched that has become due meanwhile.
+	clockCheck = 10 * time.Second
 	// hops of a circuit to the internet.
 	hops = 3
 )
@@ -161,6 +165,7 @@ func New(cfg Config) (*Client, error) {
 	c.spawn(func() { c.mirror.Run(c.ctx) })
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
+	c.spawn(func() { clock.Watch(c.ctx, clockCheck, c.cfg.Now, c.onJump) })
 	return c, nil
 }
 

@@ -201,6 +201,7 @@ func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ)
 // lookAgain has a consensus fetched soon, and waits a little for it: the pauses
 // between attempts have grown long when the network was away for long.
 func (c *Client) lookAgain(ctx context.Context) {
+	c.mirror.Wake() // the machine may just have woken
 	if c.mirror.Problem() == nil {
 		return
 	}

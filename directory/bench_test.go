@@ -183,6 +183,12 @@ func BenchmarkLookup(b *testing.B) {
 func realVotes(t testing.TB, network *Network, parties []party) []*Vote {
 	t.Helper()
 	var list []*Descriptor
+	familySeeds := func(families []FamilyID) (names []string) {
+		for _, f := range families {
+			names = append(names, f.String())
+		}
+		return names
+	}
 	for i, r := range realRelays(t) {
 		id, key := testKey(t, fmt.Sprint("real relay ", i)), testKey(t, fmt.Sprint("real relay key ", i))
 		c, err := id.Certify(identity.PurposeDescriptor, key.ID(), epoch.Add(-24*time.Hour), epoch.Add(48*time.Hour))
@@ -191,7 +197,7 @@ func realVotes(t testing.TB, network *Network, parties []party) []*Vote {
 		}
 		d := &Descriptor{
 			Network: network.Name, Identity: id.ID(), Sequence: 1, Published: epoch.Add(-time.Hour), OnionKey: r.OnionKey, Suite: r.Suite, Nickname: r.Nickname,
-			Addresses: r.Addresses, Family: r.Family, Version: r.Version, BandwidthRate: max(r.Weight, 1), ExitPolicy: r.Exit,
+			Addresses: r.Addresses, Memberships: testMemberships(t, id.ID(), familySeeds(r.Family)...), Version: r.Version, BandwidthRate: max(r.Weight, 1), ExitPolicy: r.Exit,
 		}
 		b, err := SignDescriptor(d, key, c)
 		if err != nil {

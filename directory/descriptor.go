@@ -41,13 +41,15 @@ type Descriptor struct {
 	Sequence uint64
 	// Published is when the descriptor was made, in whole seconds.
 	Published time.Time
-	// OnionKey, Suite, Nickname, Addresses, Family and Version have the meaning and the bounds of those of Relay.
+	// OnionKey, Suite, Nickname, Addresses and Version have the meaning and the bounds of those of Relay.
 	OnionKey  [32]byte
 	Suite     uint8
 	Nickname  string
 	Addresses []netip.AddrPort
-	Family    []FamilyID
 	Version   string
+	// Memberships says of which families the relay is, at most MaxFamilies: certificates of the families' keys for the relay's identity, with
+	// purpose family and valid when d is published, sorted by family, each once. So both sides agree: the family has signed, and the relay shows it.
+	Memberships []*identity.Certificate
 	// BandwidthRate is what the relay promises to carry, in KB/s (1 KB = 1000 bytes), at most MaxWeight.
 	BandwidthRate uint64
 	// Uptime is since when the relay has been running, in whole seconds.
@@ -73,7 +75,7 @@ type descriptorBody struct {
 	Suite         uint8
 	Nickname      string
 	Addresses     []addressWire
-	Family        [][32]byte
+	Memberships   [][]byte
 	Version       string
 	BandwidthRate uint64
 	Uptime        uint64
@@ -107,7 +109,7 @@ func (d *Descriptor) Digest() [32]byte { return d.digest }
 // it, with purpose descriptor and valid when d is published. It does not change d.
 func SignDescriptor(d *Descriptor, key *identity.Key, cert *identity.Certificate) ([]byte, error) {
 	s := signer{key, cert}
-	if err := errors.Join(d.validate(), s.check(identity.PurposeDescriptor, d.Published)); err != nil {
+	if err := errors.Join(d.validate(), d.verifyMemberships(), s.check(identity.PurposeDescriptor, d.Published)); err != nil {
 		return nil, fmt.Errorf("directory: signing a descriptor: %w", err)
 	}
 	if cert.Identity != d.Identity {
@@ -121,7 +123,7 @@ func SignDescriptor(d *Descriptor, key *identity.Key, cert *identity.Certificate
 }
 
 // ParseDescriptor parses and verifies a signed descriptor that must be current at now: not published longer than
-// DescriptorLifetime ago nor more than MaxClockSkew ahead, and its certificate still valid. b is copied. Errors are *Error:
+// DescriptorLifetime ago nor more than MaxClockSkew ahead, and its certificate and memberships still valid. b is copied. Errors are *Error:
 // ErrTooLarge, ErrMalformed, ErrBadSignature, ErrExpired, ErrFuture. Whether Network is the right one is the caller's to check.
 func ParseDescriptor(b []byte, now time.Time) (*Descriptor, error) {
 	d, cert, err := parseDescriptor(b)
@@ -133,6 +135,11 @@ func ParseDescriptor(b []byte, now time.Time) (*Descriptor, error) {
 	}
 	if cert.NotAfter.Before(now) {
 		return nil, fail("descriptor", ErrExpired, "the certificate of its signing key ended at %s", stamp(cert.NotAfter))
+	}
+	for _, m := range d.Memberships {
+		if m.NotAfter.Before(now) {
+			return nil, fail("descriptor", ErrExpired, "its membership of family %s ended at %s", m.Identity.Short(), stamp(m.NotAfter))
+		}
 	}
 	return d, nil
 }
@@ -176,6 +183,10 @@ func parseDescriptor(b []byte) (*Descriptor, *identity.Certificate, error) {
 	if cert.Identity != d.Identity {
 		return nil, nil, fail(name, ErrUnknownSigner, "it is about %s and signed by %s", d.Identity.Short(), cert.Identity.Short())
 	}
+	// Last, because each costs as much as the descriptor's own signature: a stranger's descriptor has been refused by now.
+	if err := d.verifyMemberships(); err != nil {
+		return nil, nil, fail(name, ErrBadSignature, "%v", err)
+	}
 	d.raw = bytes.Clone(b)
 	d.digest = sha256.Sum256(b)
 	return d, cert, nil
@@ -186,7 +197,7 @@ func (d *Descriptor) validate() error {
 		return err
 	}
 	if err := errors.Join(checkNetworkName(d.Network), checkNickname(d.Nickname), checkVersion(d.Version), checkSuite(d.Suite),
-		checkAddresses(d.Addresses), checkFamily(d.Family), checkText(d.Contact, MaxContact), d.ExitPolicy.validate(), d.Extra.validate()); err != nil {
+		checkAddresses(d.Addresses), d.checkMemberships(), checkText(d.Contact, MaxContact), d.ExitPolicy.validate(), d.Extra.validate()); err != nil {
 		return err
 	}
 	switch {
@@ -251,8 +262,8 @@ func (d *Descriptor) wire() *descriptorBody {
 	for _, a := range d.Addresses {
 		w.Addresses = append(w.Addresses, addressWire{IP: a.Addr().AsSlice(), Port: a.Port()})
 	}
-	for _, f := range d.Family {
-		w.Family = append(w.Family, f)
+	for _, m := range d.Memberships {
+		w.Memberships = append(w.Memberships, m.AppendTo(nil))
 	}
 	return w
 }
@@ -282,10 +293,10 @@ func (w *descriptorBody) descriptor() (*Descriptor, error) {
 		}
 		d.Addresses = append(d.Addresses, netip.AddrPortFrom(ip, a.Port))
 	}
-	for _, f := range w.Family {
-		d.Family = append(d.Family, f)
-	}
 	var err error
+	if d.Memberships, err = parseMemberships(w.Memberships); err != nil {
+		return nil, err
+	}
 	d.ExitPolicy, err = ParsePortPolicy(w.ExitPolicy)
 	return d, err
 }
@@ -301,7 +312,7 @@ func (d *Descriptor) relay(flags Flags, weight uint64) Relay {
 		Flags:     flags,
 		Weight:    weight,
 		Exit:      d.ExitPolicy,
-		Family:    slices.Clone(d.Family),
+		Family:    d.Families(),
 		Version:   d.Version,
 	}
 }

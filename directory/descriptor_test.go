@@ -176,7 +176,6 @@ func TestDescriptorContent(t *testing.T) {
 		"long contact":    func(d *Descriptor) { d.Contact = strings.Repeat("x", MaxContact+1) },
 		"contact escapes": func(d *Descriptor) { d.Contact = "\x1b]0;x\x07" },
 		"contact bidi":    func(d *Descriptor) { d.Contact = "a\u202eb" },
-		"family":          func(d *Descriptor) { d.Family = []FamilyID{{2}, {1}} },
 		"policy":          func(d *Descriptor) { d.ExitPolicy.IPv4 = []PortRange{{5, 4}} },
 		"long history":    func(d *Descriptor) { d.Extra.History = make([]DayUse, MaxHistory+1) },
 		"first day":       func(d *Descriptor) { d.Extra.FirstDay = 1 },
@@ -216,9 +215,7 @@ func TestDescriptorSize(t *testing.T) {
 	d.Contact = strings.Repeat("c", MaxContact)
 	d.Sequence, d.BandwidthRate = math.MaxInt64, MaxWeight
 	d.Addresses = addrs("1.1.1.1:60000", "[2001:db8::1]:60000", "[2001:db8::2]:60000", "[2001:db8::3]:60000")
-	for i := range byte(MaxFamilies) {
-		d.Family = append(d.Family, FamilyID{i, 31: 1})
-	}
+	d.Memberships = testMemberships(t, d.Identity, "a", "b", "c", "d")
 	for i := range uint16(MaxPortRanges) {
 		d.ExitPolicy.IPv4 = append(d.ExitPolicy.IPv4, PortRange{10000 + 10*i, 10001 + 10*i})
 		d.ExitPolicy.IPv6 = append(d.ExitPolicy.IPv6, PortRange{10000 + 10*i, 10002 + 10*i})
@@ -303,7 +300,7 @@ func FuzzDescriptor(f *testing.F) {
 	p := newParty(f, "relay 0", identity.PurposeDescriptor)
 	d := testDescriptor(f, 0)
 	f.Add(encode(d.wire()))
-	d.ExitPolicy, d.Family = AllPorts(), []FamilyID{{1}}
+	d.ExitPolicy, d.Memberships = AllPorts(), testMemberships(f, d.Identity, "family")
 	f.Add(encode(d.wire()))
 	d.Extra = Extra{Hibernating: true, FirstDay: 20_000, History: []DayUse{{1, 2}, {0, 3}}}
 	f.Add(d.encode())

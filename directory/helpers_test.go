@@ -85,10 +85,24 @@ func testDescriptor(t testing.TB, i int) *Descriptor {
 	if i%2 == 1 {
 		d.ExitPolicy = AllPorts()
 		d.Addresses = append(d.Addresses, netip.MustParseAddrPort(fmt.Sprintf("[2001:db8::%x]:443", i+1)))
-		d.Family = []FamilyID{{1, 2, byte(i % 4)}, {3}}
+		d.Memberships = testMemberships(t, d.Identity, fmt.Sprint("family ", i%4), "family of all")
 		d.Suite = SuiteChaCha
 	}
 	return d
+}
+
+// testMemberships takes a relay into the families of the names.
+func testMemberships(t testing.TB, member identity.ID, names ...string) []*identity.Certificate {
+	t.Helper()
+	var list []*identity.Certificate
+	for _, name := range names {
+		c, err := Membership(testKey(t, name), member, epoch.Add(-30*24*time.Hour), epoch.Add(30*24*time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, c)
+	}
+	return SortMemberships(list)
 }
 
 // signedDescriptor returns a descriptor that nobody can tell from a received one.

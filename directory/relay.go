@@ -16,8 +16,9 @@ const (
 	MaxNickname = 19
 	// MaxAddresses is the highest number of addresses of one relay: two of each kind leave room for a move.
 	MaxAddresses = 4
-	// MaxFamilies is the highest number of families that a relay may belong to.
-	MaxFamilies = 16
+	// MaxFamilies is the highest number of families that a relay may belong to: its own, an older key of it, and two of those for whom it
+	// runs. Each costs authorities a signature to verify.
+	MaxFamilies = 4
 	// MaxVersion is the longest software version in bytes.
 	MaxVersion = 32
 	// MaxWeight is the highest weight in KB/s (1 PB/s): sums over MaxRelays relays stay far below 2^63.
@@ -108,8 +109,12 @@ next:
 	return f, nil
 }
 
-// FamilyID names a family of relays run by one operator. It is opaque: two relays that list the same FamilyID must not share a circuit.
+// FamilyID names a family of relays run by one operator: it is the public key of the family (see Membership). Two relays of one family must
+// not share a circuit.
 type FamilyID [32]byte
+
+// String returns the text form, that of an identity.
+func (f FamilyID) String() string { return identity.ID(f).String() }
 
 // Relay is a relay's entry in the consensus: all that a client needs to build circuits through it. Entries returned by a
 // Consensus are shared and must not be changed.

@@ -46,6 +46,7 @@ type vectors struct {
 	Now         int64              `json:"now"` // when all documents are valid
 	Network     string             `json:"network_file"`
 	Keys        []keyVector        `json:"keys"`
+	Families    []familyVector     `json:"families"`
 	Descriptors []descriptorVector `json:"descriptors"`
 	Votes       []voteVector       `json:"votes"`
 	Consensus   consensusVector    `json:"consensus"`
@@ -61,6 +62,13 @@ type keyVector struct {
 	SigningSeed  hexBytes `json:"signing_seed"`
 	SigningKey   hexBytes `json:"signing_key"`
 	Certificate  hexBytes `json:"certificate"`
+}
+
+// familyVector is the key of a family of relays.
+type familyVector struct {
+	Name string   `json:"name"`
+	Seed hexBytes `json:"seed"`
+	Key  hexBytes `json:"key"`
 }
 
 // sealed is a document and what stands in it.
@@ -84,7 +92,7 @@ type descriptorVector struct {
 	Suite      uint8      `json:"suite"`
 	Nickname   string     `json:"nickname"`
 	Addresses  []string   `json:"addresses"`
-	Families   []hexBytes `json:"families"`
+	Families   []hexBytes `json:"memberships"` // certificates of families, by their keys
 	Version    string     `json:"version"`
 	Rate       uint64     `json:"bandwidth_rate"`
 	Uptime     int64      `json:"uptime"`
@@ -212,6 +220,31 @@ func authorityKeys(name string) keyVector {
 	return certified(name, 3, vectorStart-10*24*3600, vectorStart+30*24*3600)
 }
 
+// familyKeys returns the key of a family of relays.
+func familyKeys(name string) keyVector {
+	seed := vectorSeed(name + ", family")
+	return keyVector{Name: name, IdentitySeed: seed, Identity: publicKey(seed)}
+}
+
+// membership is a certificate of a family for a relay.
+func membership(family string, relay []byte, purpose byte, from, to int64) hexBytes {
+	k := familyKeys(family)
+	b := []byte{1, purpose}
+	b = binary.BigEndian.AppendUint64(b, uint64(from))
+	b = binary.BigEndian.AppendUint64(b, uint64(to))
+	b = slices.Concat(b, relay, k.Identity)
+	return append(b, ed25519.Sign(ed25519.NewKeyFromSeed(k.IdentitySeed), append([]byte("cepa/1 certificate"), b...))...)
+}
+
+// memberships returns those of a relay in families, sorted by their keys.
+func memberships(relay []byte, families ...string) (list []hexBytes) {
+	for _, name := range families {
+		list = append(list, membership(name, relay, 4, vectorStart-10*24*3600, vectorStart+30*24*3600))
+	}
+	slices.SortFunc(list, func(a, b hexBytes) int { return bytes.Compare(a[50:82], b[50:82]) })
+	return list
+}
+
 // seal signs a body. context is what precedes its digest.
 func seal(kind, context string, body []byte, signers ...keyVector) (s sealed) {
 	digest := sha256.Sum256(body)
@@ -273,15 +306,18 @@ func makeDescriptors() (list []descriptorVector) {
 	exit := func(d *descriptorVector) {
 		d.Sequence, d.Suite, d.Version, d.ExitPolicy, d.Rate = 5, 2, "1.0.0-rc.1+x_y", "80,443,8000-8999/443", 1_000_000_000_000
 		d.Addresses = []string{"198.51.100.1:443", "198.51.100.1:9001", "[2001:db8::1]:443", "[2001:db8::2]:65535"}
-		d.Families = []hexBytes{bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)}
+		d.Families = memberships(d.Identity, "blue", "green")
 	}
 	add("exit, older", "exit", exit)
-	add("exit, newer", "exit", func(d *descriptorVector) { exit(d); d.Sequence, d.ExitPolicy, d.Families = 6, "*", d.Families[:1] })
+	add("exit, newer", "exit", func(d *descriptorVector) {
+		exit(d)
+		d.Sequence, d.ExitPolicy, d.Families = 6, "*", memberships(d.Identity, "blue")
+	})
 	add("unpopular", "unpopular", func(d *descriptorVector) { d.Addresses = []string{"203.0.113.8:9001"} })
 	add("not valid", "not valid", func(d *descriptorVector) { d.Addresses = []string{"203.0.113.9:9001"} })
 	for _, name := range []string{"crowd a", "crowd b", "crowd c"} {
 		add(name, name, func(d *descriptorVector) {
-			d.Addresses, d.Families = []string{"192.0.2.1:9001"}, []hexBytes{bytes.Repeat([]byte{2}, 32)}
+			d.Addresses, d.Families = []string{"192.0.2.1:9001"}, memberships(d.Identity, "green")
 		})
 	}
 	return list
@@ -455,13 +491,20 @@ func makeColumns(relays []entryVector, descriptors []descriptorVector) (names []
 	add("weights", listed(items))
 	tabled("policies", "policy", func(d *descriptorVector) string { return d.ExitPolicy })
 	tabled("versions", "version", func(d *descriptorVector) string { return d.Version })
-	// The families are those of 32 ones and of 32 twos, and all are in use.
-	add("families", octets(append(bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)...)))
+	var families [][]byte // keys
+	for _, e := range relays {
+		for _, m := range byName(descriptors, e.Descriptor).Families {
+			families = append(families, m[50:82])
+		}
+	}
+	slices.SortFunc(families, bytes.Compare)
+	families = slices.CompactFunc(families, bytes.Equal)
+	add("families", octets(bytes.Join(families, nil)))
 	raw("family sizes", func(d *descriptorVector) []byte { return []byte{byte(len(d.Families))} })
 	items = nil
 	for _, e := range relays {
 		for _, f := range byName(descriptors, e.Descriptor).Families {
-			items = append(items, number(uint64(f[0]-1)))
+			items = append(items, number(uint64(slices.IndexFunc(families, func(k []byte) bool { return bytes.Equal(k, f[50:82]) }))))
 		}
 	}
 	add("family", listed(items))
@@ -496,6 +539,10 @@ func makeVectors() vectors {
 		if !slices.ContainsFunc(v.Keys, func(k keyVector) bool { return k.Name == d.Signer }) {
 			v.Keys = append(v.Keys, relayKeys(d.Signer))
 		}
+	}
+	for _, name := range []string{"blue", "green"} {
+		k := familyKeys(name)
+		v.Families = append(v.Families, familyVector{name, k.IdentitySeed, k.Identity})
 	}
 	v.Votes = makeVotes(v.Descriptors)
 	v.Consensus = makeConsensus(v.Descriptors)
@@ -538,12 +585,15 @@ func (f *failures) descriptors() {
 		f.add(kind, name, "ErrMalformed", sealDescriptor(listed(items), key).Document)
 	}
 	address := func(list ...string) []byte { return (&descriptorVector{Addresses: list}).fields()[7] }
-	family := func(list ...byte) []byte {
+	family := func(list ...hexBytes) []byte {
 		var items [][]byte
 		for _, b := range list {
-			items = append(items, octets(bytes.Repeat([]byte{b}, 32)))
+			items = append(items, octets(b))
 		}
 		return listed(items)
+	}
+	of := func(family string, relay []byte, purpose byte, from, to int64) []byte {
+		return octets(membership(family, relay, purpose, from, to))
 	}
 	const year10000 = 253_402_300_800
 	field("network with a capital letter", 0, text("Example"))
@@ -574,11 +624,26 @@ func (f *failures) descriptors() {
 	field("multicast address", 7, address("[ff02::1]:1"))
 	field("IPv4 in IPv6 form", 7, address("[::ffff:192.0.2.1]:1"))
 	field("address of 5 bytes", 7, array(array(octets(make([]byte, 5)), number(1))))
-	field("families not sorted", 8, family(2, 1))
-	field("a family twice", 8, family(1, 1))
-	field("17 families", 8, family(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17))
-	field("families null", 8, []byte{0xf6})
-	field("families of indefinite length", 8, []byte{0x9f, 0xff})
+	field("memberships not sorted", 8, family(base.Families[1], base.Families[0]))
+	field("a family twice", 8, family(base.Families[0], base.Families[0]))
+	field("5 memberships", 8, family(memberships(base.Identity, "a", "b", "c", "d", "e")...))
+	field("memberships null", 8, []byte{0xf6})
+	field("memberships of indefinite length", 8, []byte{0x9f, 0xff})
+	field("a membership of 145 bytes", 8, family(base.Families[0][:145]))
+	field("a family's key without a certificate", 8, family(base.Families[0][50:82]))
+	field("membership of another relay", 8, array(of("blue", relayKeys("guard").Identity, 4, vectorStart-7200, vectorStart+7200)))
+	field("membership that is a certificate for descriptors", 8, array(of("blue", base.Identity, 2, vectorStart-7200, vectorStart+7200)))
+	unsigned := bytes.Clone(base.Families[0])
+	unsigned[145] ^= 1
+	signedField := func(name, err string, item []byte) {
+		items := base.fields()
+		items[8] = item
+		f.add(kind, name, err, sealDescriptor(listed(items), key).Document)
+	}
+	signedField("membership that the family has not signed", "ErrBadSignature", family(unsigned))
+	signedField("membership from after its publication on", "ErrBadSignature", array(of("blue", base.Identity, 4, vectorStart-7199, vectorStart+7200)))
+	signedField("membership that had expired", "ErrBadSignature", array(of("blue", base.Identity, 4, vectorStart-9000, vectorStart-7201)))
+	signedField("membership that has expired since", "ErrExpired", array(of("blue", base.Identity, 4, vectorStart-7200, vectorNow-1)))
 	field("version with a space", 9, text("1 0"))
 	field("rate 0", 10, number(0))
 	field("rate above 10^12", 10, number(1_000_000_000_001))
@@ -845,7 +910,11 @@ func (c *checker) descriptors() {
 			want.Addresses = append(want.Addresses, netip.MustParseAddrPort(a))
 		}
 		for _, f := range d.Families {
-			want.Family = append(want.Family, directory.FamilyID(f))
+			m, err := identity.ParseCertificate(f)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			want.Memberships = append(want.Memberships, m)
 		}
 		var err error
 		if want.ExitPolicy, err = directory.ParsePortPolicy(d.ExitPolicy); err != nil {
@@ -930,7 +999,7 @@ func (c *checker) consensus(votes []*directory.Vote) {
 		d := c.parsed[e.Descriptor]
 		relay := directory.Relay{
 			Identity: d.Identity, OnionKey: d.OnionKey, Suite: d.Suite, Nickname: d.Nickname, Addresses: d.Addresses,
-			Flags: directory.Flags(e.Flags), Weight: e.Weight, Exit: d.ExitPolicy, Family: d.Family, Version: d.Version,
+			Flags: directory.Flags(e.Flags), Weight: e.Weight, Exit: d.ExitPolicy, Family: d.Families(), Version: d.Version,
 		}
 		if !reflect.DeepEqual(got.Relays[i], relay) {
 			c.t.Errorf("relay %d is %+v, want %+v", i, got.Relays[i], relay)

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"time"
 
+	"cepa/clock"
 	"cepa/crypto/identity"
+	"cepa/directory"
 	"cepa/link"
 )
 
@@ -19,6 +21,8 @@ const (
 	// renewCheck is how often the date is looked at. A timer for the day
 	// itself would stand still while the machine sleeps.
 	renewCheck = time.Hour
+	// clockCheck is how often it is looked whether the date has jumped.
+	clockCheck = time.Minute
 )
 
 // renewAuth makes and certifies a new link key.
@@ -43,15 +47,24 @@ func (r *Relay) renewalDue() bool {
 	return cert.NotAfter.Sub(now) <= linkCertLifetime/2 || now.Sub(cert.NotBefore) < clockSlack/2
 }
 
+// renewLoop replaces keys in time until ctx ends.
 func (r *Relay) renewLoop(ctx context.Context) {
 	tick := time.NewTicker(renewCheck)
 	defer tick.Stop()
+	var reminded time.Time
 	for {
+		now := r.cfg.Now()
+		if since := now.Sub(reminded); since >= 24*time.Hour || since < 0 {
+			r.remindOfFamilies(now)
+			reminded = now
+		}
 		select {
 		case <-tick.C:
+		case <-r.jumped:
 		case <-ctx.Done():
 			return
 		}
+		r.keepOnionKeys()
 		if !r.renewalDue() {
 			continue
 		}
@@ -59,5 +72,20 @@ func (r *Relay) renewLoop(ctx context.Context) {
 			r.cfg.Log.Error("could not replace the link key, trying again; links will fail when it expires",
 				"err", err, "until", r.auth.Load().Certificate.NotAfter)
 		}
+	}
+}
+
+// onJump does at once what timers would do too late, or for another date than it is
+// now.
+func (r *Relay) onJump(j clock.Jump) {
+	j.Log(r.cfg.Log)
+	r.mirror.Wake()
+	select {
+	case r.jumped <- struct{}{}:
+	default: // is to be looked at already
+	}
+	last := time.Unix(r.lastPublished.Load(), 0)
+	if age := r.cfg.Now().Sub(last); age > directory.DescriptorRefresh || age < -directory.MaxClockSkew {
+		r.republishNow() // it has expired meanwhile, or soon will; or it is from the future
 	}
 }

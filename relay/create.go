@@ -32,6 +32,7 @@ type creator struct {
 type createJob struct {
 	circuit  *link.Circuit
 	near     *neighbour
+	key      *handshake.OnionKey // that it is for
 	index    uint8
 	message1 [cell.HopMessage1Size]byte
 	since    time.Time // when it came
@@ -109,6 +110,7 @@ func (c *creator) enqueue(near *neighbour, lc *link.Circuit, body []byte) cell.R
 	r := c.relay
 	m, err := cell.ParseCreate(body)
 	fromRelay := r.isRelay(lc.Link())
+	key := r.onion.find(m.KeyID, r.cfg.Now())
 	switch {
 	case err != nil:
 		return cell.ReasonProtocol
@@ -116,7 +118,7 @@ func (c *creator) enqueue(near *neighbour, lc *link.Circuit, body []byte) cell.R
 		// Only a relay may say how far a circuit has come: anybody else would
 		// get longer ones, and exits at the first hop.
 		return cell.ReasonRefused
-	case m.KeyID != r.cfg.OnionKey.ID():
+	case key == nil:
 		return cell.ReasonUnknownKey
 	case m.Suite != uint8(r.cfg.Suite):
 		return cell.ReasonRefused
@@ -143,7 +145,7 @@ func (c *creator) enqueue(near *neighbour, lc *link.Circuit, body []byte) cell.R
 		r.forget(near)
 		return cell.ReasonResource
 	}
-	j := &createJob{circuit: lc, near: near, index: m.Index, since: now}
+	j := &createJob{circuit: lc, near: near, key: key, index: m.Index, since: now}
 	copy(j.message1[:], m.Message1)
 	if !c.queue.add(j, fromRelay) {
 		r.load.dropped(now)
@@ -164,7 +166,7 @@ func (r *Relay) forget(near *neighbour) {
 func (c *creator) create(j *createJob) {
 	r := c.relay
 	defer j.near.creating.leave()
-	reply, keys, err := c.respond(r.cfg.OnionKey, handshake.HopParams{
+	reply, keys, err := c.respond(j.key, handshake.HopParams{
 		Identity: r.Identity(), Index: j.index, Suite: uint8(r.cfg.Suite),
 	}, j.message1[:], r.cfg.Rand)
 	if err != nil {

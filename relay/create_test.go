@@ -69,10 +69,10 @@ func lawful(w *world, n *node, index uint8) cell.CreateBody {
 	w.Helper()
 	suite := uint8(n.cfg.Suite)
 	hi, err := handshake.NewHopInitiator(handshake.HopParams{
-		Identity: n.Identity(), OnionKey: n.cfg.OnionKey.Public(), Index: index, Suite: suite,
+		Identity: n.Identity(), OnionKey: n.onion.current().Public(), Index: index, Suite: suite,
 	}, nil)
 	w.must(err)
-	return cell.CreateBody{Index: index, KeyID: n.cfg.OnionKey.ID(), Suite: suite, Message1: hi.Message1()}
+	return cell.CreateBody{Index: index, KeyID: n.onion.current().ID(), Suite: suite, Message1: hi.Message1()}
 }
 
 // TestHopIndex: only a relay of the consensus may say that a circuit comes from

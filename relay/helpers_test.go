@@ -277,7 +277,7 @@ func (w *world) authOf(name string) *link.Auth {
 
 // specOf says how to use a relay as a hop.
 func specOf(n *node) circuit.HopSpec {
-	return circuit.HopSpec{Identity: n.Identity(), OnionKey: n.cfg.OnionKey.Public(), Suite: layer.AES256GCM}
+	return circuit.HopSpec{Identity: n.Identity(), OnionKey: n.onion.current().Public(), Suite: layer.AES256GCM}
 }
 
 // origin makes a circuit on a link through the given relays.

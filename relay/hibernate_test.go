@@ -183,7 +183,14 @@ func TestHibernation(t *testing.T) {
 			t.Errorf("%d bytes of %d were used", used, quota.Bytes)
 		}
 		time.Sleep(time.Minute)
-		last := func() bool { all := box.descriptors(); return all[len(all)-1].Extra.Hibernating }
+		last := func() (hibernating bool) {
+			for _, d := range box.descriptors() {
+				if d.Identity == n.Identity() {
+					hibernating = d.Extra.Hibernating
+				}
+			}
+			return hibernating
+		}
 		if !last() {
 			t.Error("the descriptor does not say that it hibernates")
 		}

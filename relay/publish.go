@@ -108,7 +108,12 @@ func (r *Relay) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return mirror.Publish(ctx, r.cfg.Network, r.limitedDial, doc)
+	at := r.cfg.Now()
+	if err := mirror.Publish(ctx, r.cfg.Network, r.limitedDial, doc); err != nil {
+		return err
+	}
+	r.lastPublished.Store(at.Unix())
+	return nil
 }
 
 func (r *Relay) nextSequence() (uint64, error) {
@@ -125,14 +130,18 @@ func (r *Relay) descriptor(seq uint64) ([]byte, error) {
 		return nil, fmt.Errorf("relay: descriptor key: %w", err)
 	}
 	now := r.cfg.Now()
+	memberships, err := r.memberships(now)
+	if err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
 	cert, err := r.cfg.Identity.Certify(identity.PurposeDescriptor, key.ID(), now.Add(-clockSlack), now.Add(descriptorCert))
 	if err != nil {
 		return nil, fmt.Errorf("relay: descriptor key: %w", err)
 	}
 	d := &directory.Descriptor{
 		Network: r.cfg.Network.Name, Identity: r.Identity(), Sequence: seq, Published: now.Truncate(time.Second),
-		OnionKey: r.cfg.OnionKey.Public(), Suite: uint8(r.cfg.Suite), Nickname: r.cfg.Nickname,
-		Addresses: r.cfg.Addresses, Version: r.cfg.Version, Contact: r.cfg.Contact,
+		OnionKey: r.onion.current().Public(), Suite: uint8(r.cfg.Suite), Nickname: r.cfg.Nickname,
+		Addresses: r.cfg.Addresses, Version: r.cfg.Version, Contact: r.cfg.Contact, Memberships: memberships,
 		BandwidthRate: r.stated(), Uptime: r.uptime().Truncate(time.Second), Extra: r.extra(),
 	}
 	if r.exit != nil {

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"cepa/crypto/identity"
 	"cepa/crypto/layer"
 	"cepa/directory"
 	"cepa/directory/mirror"
@@ -16,6 +18,7 @@ import (
 
 // inbox is an authority that takes descriptors.
 type inbox struct {
+	now    func() time.Time // time.Now when nil
 	mu     sync.Mutex
 	refuse int // so many more
 	at     []time.Time
@@ -35,10 +38,14 @@ func (b *inbox) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		http.Error(rw, "no", http.StatusServiceUnavailable)
 		return
 	}
+	now := time.Now
+	if b.now != nil {
+		now = b.now
+	}
 	doc, err := mirror.ReadRequest(r, directory.MaxDescriptorSize)
 	if err == nil {
 		var d *directory.Descriptor
-		if d, err = directory.ParseDescriptor(doc, time.Now()); err == nil {
+		if d, err = directory.ParseDescriptor(doc, now()); err == nil {
 			b.got = append(b.got, d)
 			return
 		}
@@ -181,9 +188,23 @@ func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	run(t, func(w *world) {
 		for want, change := range map[string]func(*Config){
-			"network":        func(c *Config) { c.Network = nil },
-			"identity":       func(c *Config) { c.Identity = nil },
-			"onion key":      func(c *Config) { c.OnionKey = nil },
+			"network":  func(c *Config) { c.Network = nil },
+			"identity": func(c *Config) { c.Identity = nil },
+			"is that of relay": func(c *Config) {
+				m, err := directory.Membership(w.key("family"), w.key("b").ID(), w.now(), w.now().Add(time.Hour))
+				w.must(err)
+				c.Memberships = []*identity.Certificate{m}
+			},
+			"has expired": func(c *Config) {
+				m, err := directory.Membership(w.key("family"), w.key("a").ID(), w.now().Add(-2*time.Hour), w.now().Add(-time.Hour))
+				w.must(err)
+				c.Memberships = []*identity.Certificate{m}
+			},
+			"5 families": func(c *Config) {
+				for i := range directory.MaxFamilies + 1 {
+					c.FamilyKeys = append(c.FamilyKeys, w.key(fmt.Sprint("family ", i)))
+				}
+			},
 			"address":        func(c *Config) { c.Addresses = nil },
 			"nickname":       func(c *Config) { c.Nickname = "has space" },
 			"19 are allowed": func(c *Config) { c.Nickname = strings.Repeat("x", 20) },

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"cepa/cell"
+	"cepa/clock"
 	"cepa/crypto/handshake"
 	"cepa/crypto/identity"
 	"cepa/crypto/layer"
@@ -60,25 +61,31 @@ type Exit struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 }
 
-// Config is what a Relay is made of. Network, Identity, OnionKey and Addresses
-// are needed.
+// Config is what a Relay is made of. Network, Identity and Addresses are needed.
 type Config struct {
-	Network   *directory.Network
-	Identity  *identity.Key
-	OnionKey  *handshake.OnionKey
-	Nickname  string           // 1…19 letters and digits; "unnamed" when empty
-	Contact   string           // whom to write to; may be empty
-	Version   string           // software version for the descriptor
-	Addresses []netip.AddrPort // where others reach the listener
-	Suite     layer.Suite      // AES256GCM when 0
-	Rate      Rate
-	Quota     Quota
-	Exit      *Exit // nil: no streams to the internet
+	Network  *directory.Network
+	Identity *identity.Key
+	// OnionKey is the first onion key, when Store has none; a new one when nil. After
+	// 28 days another takes its place.
+	OnionKey *handshake.OnionKey
+	// FamilyKeys are keys of families that the relay belongs to; Memberships are
+	// certificates by other families for Identity, with purpose family. A relay can
+	// be in directory.MaxFamilies.
+	FamilyKeys  []*identity.Key
+	Memberships []*identity.Certificate
+	Nickname    string           // 1…19 letters and digits; "unnamed" when empty
+	Contact     string           // whom to write to; may be empty
+	Version     string           // software version for the descriptor
+	Addresses   []netip.AddrPort // where others reach the listener
+	Suite       layer.Suite      // AES256GCM when 0
+	Rate        Rate
+	Quota       Quota
+	Exit        *Exit // nil: no streams to the internet
 	// Dial opens connections to other relays and authorities; net.Dialer's
 	// when nil. It must heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
-	// Store keeps the consensus, and what was used of the quota, across restarts;
-	// nothing when nil.
+	// Store keeps the consensus, the onion keys, which are secret, and what was used of
+	// the quota, across restarts; nothing when nil.
 	Store mirror.Store
 	// NextSequence returns the number of the next descriptor, higher than
 	// all before, across restarts too. When nil it is the time in
@@ -113,6 +120,7 @@ type Relay struct {
 	books   *books
 	load    loadStats
 	auth    atomic.Pointer[link.Auth]
+	onion   *keyring
 	pool    *link.Pool
 	exit    *exitNode // nil: none
 	creator *creator
@@ -122,6 +130,9 @@ type Relay struct {
 
 	addresses *addressBook
 	republish chan struct{} // capacity 1: the descriptor has become another
+	jumped    chan struct{} // capacity 1: the date has jumped
+
+	lastPublished atomic.Int64 // date of the last descriptor that was accepted, in Unix seconds
 
 	linkCount   gauge // incoming links, those that shake hands too
 	clientCount gauge // those of clients
@@ -139,8 +150,8 @@ type Relay struct {
 
 // New checks the configuration and returns a Relay that does nothing yet.
 func New(cfg Config) (*Relay, error) {
-	if cfg.Network == nil || cfg.Identity == nil || cfg.OnionKey == nil || len(cfg.Addresses) == 0 {
-		return nil, errors.New("relay: network, identity, onion key and an address are needed")
+	if cfg.Network == nil || cfg.Identity == nil || len(cfg.Addresses) == 0 {
+		return nil, errors.New("relay: network, identity and an address are needed")
 	}
 	if err := cfg.Rate.Check(); err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
@@ -155,16 +166,22 @@ func New(cfg Config) (*Relay, error) {
 		return nil, fmt.Errorf("relay: %d bytes of memory: want how many it may take, or 0 for no bound", cfg.MaxMemory)
 	}
 	cfg.complete()
+	if err := cfg.checkFamilies(); err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
 	if cfg.MaxFiles < 0 {
 		return nil, fmt.Errorf("relay: %d file descriptors: want how many there are, or 0 when that is not known", cfg.MaxFiles)
 	}
 	r := &Relay{
 		cfg: cfg, limits: defaultLimits(), limiter: newLimiter(cfg.Rate), links: map[*link.Link]struct{}{},
-		tally: newTally(), republish: make(chan struct{}, 1),
+		tally: newTally(), republish: make(chan struct{}, 1), jumped: make(chan struct{}, 1),
 	}
 	r.limits.fit(cfg.MaxFiles)
 	r.limits.fitMemory(cfg.MaxMemory)
 	var err error
+	if r.onion, err = newKeyring(cfg.Store, cfg.OnionKey, cfg.Rand, graceOf(cfg.Network), cfg.Now()); err != nil {
+		return nil, fmt.Errorf("relay: %w", err)
+	}
 	if r.books, err = r.newBooks(); err != nil {
 		return nil, fmt.Errorf("relay: %w", err)
 	}
@@ -263,11 +280,13 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	if err := r.openBooks(); err != nil {
 		return err
 	}
+	r.keepOnionKeys()
 	r.spawn(func() { r.keepBooks(ctx) })
 	r.spawn(func() { r.mirrorLoop(ctx) })
 	r.spawn(func() { r.dir.serve(ctx) })
 	r.spawn(func() { r.publishLoop(ctx) })
 	r.spawn(func() { r.renewLoop(ctx) })
+	r.spawn(func() { clock.Watch(ctx, clockCheck, r.cfg.Now, r.onJump) })
 	r.creator.run(ctx)
 	if r.memory != nil {
 		r.spawn(func() { r.memory.run(ctx) })

@@ -249,3 +249,18 @@ func TestIrregularFiles(t *testing.T) {
 		t.Errorf("opened over a link and again directly: %v", err)
 	}
 }
+
+// TestReadPrivateOfOthers: a key that others can read is not used.
+func TestReadPrivateOfOthers(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "family.key")
+	if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var refused *PermissionError
+	if _, err := ReadPrivate(path, 10); !errors.As(err, &refused) || !strings.Contains(refused.Fix, "chmod 600") {
+		t.Errorf("error %v, want one that says what to do", err)
+	}
+}

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/netip"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"cepa/directory"
 	"cepa/directory/authority"
-	"cepa/state"
 )
 
 // authorityOptions are the flags of `cepa authority`.
@@ -31,6 +34,9 @@ type authorityStatus struct {
 	Relays         int       `json:"relays_in_consensus"`
 	ConsensusFrom  time.Time `json:"consensus_valid_after"`
 	ConsensusUntil time.Time `json:"consensus_valid_until"`
+	IdentityHere   bool      `json:"identity_in_data_dir"` // then signing keys are renewed by themselves
+	SigningUntil   time.Time `json:"signing_key_valid_until"`
+	SigningNotice  time.Time `json:"signing_key_renew_from"`
 }
 
 func newAuthority() *cobra.Command {
@@ -40,7 +46,11 @@ func newAuthority() *cobra.Command {
 		Short: "Run a directory authority",
 		Long: `Run one of the authorities that agree on the consensus of a network. Its
 identity must be in the network file: "cepa authority init" makes it and prints
-the lines for that file.`,
+the lines for that file.
+
+It signs with a key that the identity has certified for a limited time. When the
+identity lies in the data directory, new ones are made by themselves; when it is kept
+offline, "cepa authority renew" makes them, and SIGHUP, or the next vote, takes them.`,
 		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030\n  cepa authority --network network.toml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -53,30 +63,28 @@ the lines for that file.`,
 	f.BoolVar(&o.allowPrivate, "allow-private-addresses", false, "list relays on private addresses too; for networks inside one building")
 	f.BoolVar(&o.testingFlags, "testing-flags", false, "give new relays all flags at once; for test networks")
 	f.IntVar(&o.firstRelays, "first-round", 0, "in a network without consensus, vote at once when this many relays have come")
-	cmd.AddCommand(newAuthorityInit())
+	cmd.AddCommand(newAuthorityInit(), newAuthorityRenew())
 	return cmd
 }
 
 func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Writer) error {
+	// From now on: a signal that comes early is heard later, and ends nothing.
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
 	n, err := openNode(&o.nodeFlags, "authority", stderr)
 	if err != nil {
 		return err
 	}
 	defer n.close()
-	key, err := n.identity()
+	key, err := localIdentity(n.dir)
 	if err != nil {
 		return err
 	}
-	me, ok := n.net.Authority(key.ID())
-	if !ok {
-		return fmt.Errorf("the identity in %s is not in the network file: add the lines that \"cepa authority init\" prints, or name the right --data-dir", n.dir.Path("identity.key"))
-	}
-	if o.listen == "" {
-		o.listen = me.Address
-	}
-	ln, err := listenFor("the authority's address", "--listen", o.listen)
-	if err != nil {
-		return err
+	if key != nil {
+		if _, ok := n.net.Authority(key.ID()); !ok {
+			return fmt.Errorf("the identity in %s is not in the network file: add the lines that \"cepa authority init\" prints, or name the right --data-dir", n.dir.Path(identityFile))
+		}
 	}
 	a, err := authority.New(authority.Config{
 		Network: n.net, Key: key, Store: n.dir, Log: n.log,
@@ -84,16 +92,29 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 		FirstRound: authority.FirstRound{Relays: o.firstRelays},
 	})
 	if err != nil {
-		ln.Close()
 		return err
 	}
 	defer a.Close()
+	me, _ := n.net.Authority(a.Identity()) // New has found it
+	if o.listen == "" {
+		o.listen = me.Address
+	}
+	ln, err := listenFor("the authority's address", "--listen", o.listen)
+	if err != nil {
+		return err
+	}
 	n.serveStatus(func(s *nodeStatus) {
-		s.Authority = &authorityStatus{Nickname: me.Nickname, Identity: me.Identity.String()}
+		s.Authority = &authorityStatus{
+			Nickname: me.Nickname, Identity: me.Identity.String(), IdentityHere: key != nil,
+			SigningUntil: a.SigningUntil(), SigningNotice: a.SigningNotice(),
+		}
 		if c := a.Consensus(); c != nil {
 			s.Authority.Relays, s.Authority.ConsensusFrom, s.Authority.ConsensusUntil = len(c.Relays), c.ValidAfter, c.ValidUntil
 		}
 	})
+	reloading, stop := context.WithCancel(ctx)
+	n.wg.Go(func() { reloadLoop(reloading, hangup, a, n.log) })
+	defer stop() // before close waits
 	errs := make(chan error, 2)
 	go func() { errs <- a.Serve(ln) }()
 	go func() { errs <- a.Run(ctx) }()
@@ -106,41 +127,20 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	return err
 }
 
-func newAuthorityInit() *cobra.Command {
-	var nickname, address, dataDir string
-	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Make an authority's identity and print its lines for network.toml",
-		Long: `Make the identity of a new authority, unless there is one, and print the lines
-that tell the network about it. Put the lines of all authorities into one
-network.toml and give that file to everybody.`,
-		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030 >>network.toml",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if nickname == "" || address == "" {
-				return usagef("--nickname and --address are needed")
-			}
-			dir, err := state.Open(dataDir)
-			if err != nil {
-				return err
-			}
-			defer dir.Close()
-			key, err := loadIdentity(dir)
-			if err != nil {
-				return err
-			}
-			a := directory.Authority{Nickname: nickname, Identity: key.ID(), Address: address}
-			if err := checkAuthority(a); err != nil {
-				return usageError{err}
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "[[authority]]\nnickname = %q\nidentity = %q\naddress = %q\n", a.Nickname, a.Identity, a.Address)
-			return nil
-		},
+// reloadLoop has the authority look for a new signing key at each hang-up signal, until ctx ends.
+func reloadLoop(ctx context.Context, signals <-chan os.Signal, a *authority.Authority, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-signals:
+		}
+		if err := a.Reload(); err != nil {
+			log.Error("the signing key was not taken, the present one stays", "err", oneLine(err.Error()))
+			continue
+		}
+		log.Info("the signing key was looked at", "until", a.SigningUntil())
 	}
-	cmd.Flags().StringVar(&nickname, "nickname", "", "name of the authority for people: 1 to 19 letters and digits")
-	cmd.Flags().StringVar(&address, "address", "", "host:port where everybody reaches it over HTTP")
-	cmd.Flags().StringVar(&dataDir, "data-dir", roleDataDir("authority"), "directory for its identity")
-	return cmd
 }
 
 // checkAuthority applies the rules of network files to one authority.

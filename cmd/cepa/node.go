@@ -148,7 +148,7 @@ func (n *node) close() {
 func (n *node) identity() (*identity.Key, error) { return loadIdentity(n.dir) }
 
 func loadIdentity(dir *state.Dir) (*identity.Key, error) {
-	secret, _, err := dir.LoadOrCreateKey("identity.key", identity.KindIdentity, nil)
+	secret, _, err := dir.LoadOrCreateKey(identityFile, identity.KindIdentity, nil)
 	if err != nil {
 		return nil, err
 	}

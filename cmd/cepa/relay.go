@@ -15,8 +15,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cepa/crypto/handshake"
-	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/relay"
 	"cepa/state"
@@ -33,7 +31,7 @@ const reducedPolicy = "20-21,22,23,43,53,79-81,88,110,143,194,220,389,443,464,46
 type relayOptions struct {
 	nodeFlags
 	listen, nickname, contact, rate, burst string
-	addresses                              []string
+	addresses, families                    []string
 	exit                                   bool
 	exitPolicy, resolver                   string
 	exitAllow                              []string
@@ -90,6 +88,7 @@ func (o *relayOptions) flags(cmd *cobra.Command) {
 	f.StringVar(&o.listen, "listen", ":9001", "address to accept links on")
 	f.StringSliceVar(&o.addresses, "address", nil, "address and port where others reach it (default that of --listen, when it names one)")
 	f.StringVar(&o.nickname, "nickname", "unnamed", "name for people: 1 to 19 letters and digits")
+	f.StringSliceVar(&o.families, "family", nil, "file with the key of a family that this relay is in (cepa family create), or with a certificate for it (cepa family sign); no circuit goes through two relays of one family")
 	f.StringVar(&o.contact, "contact", "", "whom to write to about this relay; public")
 	f.StringVar(&o.rate, "bandwidth-rate", "", "most that it reads, and writes, a second, such as 500KB/s or 8Mbit/s; at least 20KB/s (default no limit)")
 	f.StringVar(&o.burst, "bandwidth-burst", "", "most that may go at once after a pause, such as 1MB (default one second of the rate, and 512KiB at least)")
@@ -221,11 +220,10 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 	if cfg.Identity, err = n.identity(); err != nil {
 		return err
 	}
-	secret, _, err := n.dir.LoadOrCreateKey("onion.key", identity.KindOnion, nil)
-	if err != nil {
+	if cfg.OnionKey, err = firstOnionKey(n.dir); err != nil {
 		return err
 	}
-	if cfg.OnionKey, err = handshake.OnionKeyFromSecret(secret); err != nil {
+	if cfg.FamilyKeys, cfg.Memberships, err = readFamilies(o.families); err != nil {
 		return err
 	}
 	cfg.NextSequence = func() (uint64, error) { return nextSequence(n.dir, time.Now()) }

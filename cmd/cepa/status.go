@@ -106,6 +106,7 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 		} else {
 			fmt.Fprintf(w, "  consensus: %d relays, valid until %s\n", a.Relays, a.ConsensusUntil.Local().Format("2006-01-02 15:04:05"))
 		}
+		printSigningKey(w, a, time.Now())
 	}
 	if len(s.Relays) > 0 {
 		tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)

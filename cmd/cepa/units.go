@@ -7,6 +7,7 @@ import (
 	"math/big"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // unit is a unit and how many bytes, or bytes a second, it has.
@@ -172,4 +173,14 @@ func formatBytes(v float64) string {
 		}
 	}
 	return strconv.FormatFloat(v, 'f', 0, 64) + " B"
+}
+
+// parseDays reads a time in whole days, such as "90d", or as Go writes times, such as
+// "36h".
+func parseDays(s string) (time.Duration, error) {
+	if digits, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(digits, 10, 16)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
 }

@@ -45,6 +45,7 @@ const (
 	PurposeLink       Purpose = 1 // AUTH on a link, doc/spec.md section 3
 	PurposeDescriptor Purpose = 2 // a relay's descriptors
 	PurposeConsensus  Purpose = 3 // an authority's votes and consensus signatures
+	PurposeFamily     Purpose = 4 // nothing: the subject is a relay's identity, a member of the family whose key certifies
 )
 
 // String returns the name that doc/spec.md gives to the purpose.
@@ -56,11 +57,13 @@ func (p Purpose) String() string {
 		return "descriptor"
 	case PurposeConsensus:
 		return "consensus"
+	case PurposeFamily:
+		return "family"
 	}
 	return fmt.Sprintf("purpose(%d)", uint8(p))
 }
 
-func (p Purpose) known() bool { return p >= PurposeLink && p <= PurposeConsensus }
+func (p Purpose) known() bool { return p >= PurposeLink && p <= PurposeFamily }
 
 // Certificate is an identity's statement that, between two times, the key
 // Subject may sign for it what Purpose names. Key.Certify and ParseCertificate

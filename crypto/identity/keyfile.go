@@ -14,6 +14,7 @@ import (
 const (
 	KindIdentity = "ed25519-identity" // seed of a relay's or an authority's identity
 	KindSigning  = "ed25519-signing"  // seed of a key that an identity certifies
+	KindFamily   = "ed25519-family"   // seed of the key of a family of relays
 	KindOnion    = "x25519-onion"     // a relay's onion key, doc/spec.md section 2
 )
 

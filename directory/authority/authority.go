@@ -13,23 +13,22 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"cepa/clock"
 	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/directory/mirror"
 )
 
 const (
-	// signingKeyLifetime is how long the certified signing key serves. It is made anew at each start.
-	signingKeyLifetime = 90 * 24 * time.Hour
-	// signingKeySlack is by how much its certificate starts early: the first consensus is for a period that has begun already, and clocks differ.
-	signingKeySlack = 24*time.Hour + directory.MaxClockSkew
 	// defaultMaxRelays bounds the descriptors that are kept: with the longest ones a vote is still below directory.MaxVoteSize.
 	defaultMaxRelays = 12_000
 )
 
-// Store keeps what must survive a restart; *state.Dir is one. The files are "consensus", "descriptors", "vote" and "signed".
+// Store keeps what must survive a restart; *state.Dir is one. The files are "consensus", "descriptors", "vote", "signed", "certificates" and
+// SigningFile, which is secret.
 type Store = mirror.Store
 
 // FirstRound makes a new network start at once instead of at its next period. It matters only to an authority that has no
@@ -41,11 +40,12 @@ type FirstRound struct {
 	Deadline time.Duration
 }
 
-// Config is what an Authority needs. Network and Key must be set.
+// Config is what an Authority needs. Network must be set, and Key, or Store with a signing key in it.
 type Config struct {
-	// Network names the authorities; Key's identity must be among them. All must have the same.
+	// Network names the authorities, among them this one. All must have the same.
 	Network *directory.Network
-	// Key is the authority's identity. It certifies a signing key in New and is not used again.
+	// Key is the authority's identity. It certifies a signing key, and a new one when half of its time is over. When it is nil, the signing
+	// key is that of Store's SigningFile, which somebody makes anew in time (NewSigningKey): so the identity can be kept offline.
 	Key *identity.Key
 	// Dial opens connections to the other authorities; net.Dialer's when nil.
 	Dial mirror.DialFunc
@@ -72,12 +72,12 @@ type Config struct {
 type Authority struct {
 	cfg    Config
 	self   *directory.Authority
-	key    *identity.Key // signs votes and consensuses
-	cert   *identity.Certificate
 	client *http.Client
 	server *http.Server
 	now    func() time.Time
 	log    *slog.Logger
+
+	signing atomic.Pointer[SigningKey] // signs votes and consensuses
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -86,28 +86,25 @@ type Authority struct {
 	mu        sync.Mutex // guards everything below; never held while waiting
 	closed    bool
 	relays    map[identity.ID]*entry
-	byDigest  map[[32]byte]*directory.Descriptor // of relays
-	dirty     chan struct{}                      // capacity 1: descriptors are to be saved
-	rounds    map[uint64]*round                  // by period
-	lastRound uint64                             // newest period whose round has begun here
-	document  *mirror.Document                   // what is served; nil until the first
-	changed   chan struct{}                      // closed and replaced when relays, rounds or document change
-	uploads   chan struct{}                      // one element for each vote being uploaded
+	byDigest  map[[32]byte]*directory.Descriptor    // of relays
+	dirty     chan struct{}                         // capacity 1: descriptors are to be saved
+	rounds    map[uint64]*round                     // by period
+	lastRound uint64                                // newest period whose round has begun here
+	document  *mirror.Document                      // what is served; nil until the first
+	changed   chan struct{}                         // closed and replaced when relays, rounds or document change
+	uploads   chan struct{}                         // one element for each vote being uploaded
+	newest    map[identity.ID]*identity.Certificate // of each authority, as far as seen
 
-	saving chan struct{} // capacity 1: held while descriptors are written
+	saving chan struct{} // capacity 1: held while descriptors or certificates are written
 }
 
 // New returns an authority with what its store holds. It neither listens nor dials before Serve and Run.
 func New(cfg Config) (*Authority, error) {
-	if cfg.Network == nil || cfg.Key == nil {
-		return nil, errors.New("authority: Config.Network and Config.Key must be set")
+	if cfg.Network == nil || cfg.Key == nil && cfg.Store == nil {
+		return nil, errors.New("authority: Config.Network and Config.Key, or Config.Store with a signing key, must be set")
 	}
 	if err := cfg.Network.Validate(); err != nil {
 		return nil, fmt.Errorf("authority: network: %w", err)
-	}
-	self, ok := cfg.Network.Authority(cfg.Key.ID())
-	if !ok {
-		return nil, fmt.Errorf("authority: network %s has no authority with identity %v; is this the right key and network file?", cfg.Network.Name, cfg.Key.ID())
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
@@ -123,10 +120,8 @@ func New(cfg Config) (*Authority, error) {
 	}
 	a := &Authority{
 		cfg:      cfg,
-		self:     self,
 		client:   mirror.NewHTTPClient(cfg.Dial),
 		now:      cfg.Now,
-		log:      cfg.Log.With("authority", self.Nickname),
 		relays:   make(map[identity.ID]*entry),
 		byDigest: make(map[[32]byte]*directory.Descriptor),
 		dirty:    make(chan struct{}, 1),
@@ -134,16 +129,14 @@ func New(cfg Config) (*Authority, error) {
 		changed:  make(chan struct{}),
 		uploads:  make(chan struct{}, maxUploads),
 		saving:   make(chan struct{}, 1),
+		newest:   make(map[identity.ID]*identity.Certificate),
 	}
-	var err error
-	if a.key, err = identity.Generate(cfg.Rand); err != nil {
-		return nil, fmt.Errorf("authority: signing key: %w", err)
+	if err := a.loadCertificates(); err != nil {
+		return nil, err
 	}
-	now := a.now()
-	if a.cert, err = cfg.Key.Certify(identity.PurposeConsensus, a.key.ID(), now.Add(-signingKeySlack), now.Add(signingKeyLifetime)); err != nil {
-		return nil, fmt.Errorf("authority: signing key: %w", err)
+	if err := a.firstKey(); err != nil {
+		return nil, err
 	}
-	a.cfg.Key = nil
 	if err := a.load(); err != nil {
 		return nil, err
 	}
@@ -203,6 +196,8 @@ func (a *Authority) Run(ctx context.Context) error {
 	defer stop()
 	var saver sync.WaitGroup
 	saver.Go(func() { a.saveLoop(ctx) })
+	saver.Go(func() { a.keyLoop(ctx) })
+	saver.Go(func() { clock.Watch(ctx, clockCheck, a.now, func(j clock.Jump) { j.Log(a.log) }) })
 	a.schedule(ctx)
 	cancel()
 	saver.Wait()

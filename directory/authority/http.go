@@ -112,7 +112,7 @@ func (a *Authority) postVote(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	if err := a.addVote(v, true); err != nil {
+	if err := a.takeVote(v); err != nil {
 		refuse(w, err)
 		return
 	}
@@ -157,7 +157,7 @@ func (a *Authority) postSignature(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	if err := a.addSignature(s); err != nil {
+	if err := a.takeSignature(s); err != nil {
 		refuse(w, err)
 		return
 	}
@@ -177,7 +177,8 @@ func refuse(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &tooLarge), errors.Is(err, directory.ErrTooLarge):
 		status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, errOlderDescriptor), errors.Is(err, errSameSequence), errors.Is(err, errOtherVote), errors.Is(err, errOtherSignature):
+	case errors.Is(err, errOlderDescriptor), errors.Is(err, errSameSequence), errors.Is(err, errOtherVote), errors.Is(err, errOtherSignature),
+		errors.Is(err, errSuperseded):
 		status = http.StatusConflict
 	case errors.Is(err, errWrongNetwork), errors.Is(err, errPrivateAddress), errors.Is(err, errTooSlow):
 		status = http.StatusForbidden

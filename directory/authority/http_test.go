@@ -189,7 +189,7 @@ func TestVotesOverHTTP(t *testing.T) {
 		}
 		defer peer.Close()
 		sign := func(period uint64) []byte {
-			b, err := directory.SignVote(peer.makeVote(period, time.Now()), peer.key, peer.cert)
+			b, err := directory.SignVote(peer.makeVote(period, time.Now()), peer.signing.Load().Key, peer.signing.Load().Certificate)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -247,7 +247,7 @@ func TestVotesOverHTTP(t *testing.T) {
 			return got
 		}
 		signature := func(x int64) []byte {
-			s, err := directory.SignConsensus(consensus(x), peer.key, peer.cert)
+			s, err := directory.SignConsensus(consensus(x), peer.signing.Load().Key, peer.signing.Load().Certificate)
 			if err != nil {
 				t.Fatal(err)
 			}

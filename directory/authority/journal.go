@@ -126,6 +126,7 @@ func (a *Authority) publish(c *directory.Consensus) {
 	a.document = doc
 	a.notify()
 	a.mu.Unlock()
+	a.learnCertificates(c.Raw())
 	if a.cfg.Store == nil {
 		return
 	}

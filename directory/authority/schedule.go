@@ -158,7 +158,11 @@ func (a *Authority) vote(ctx context.Context, r *round, p plan) error {
 		return err
 	}
 	if v == nil {
-		b, err := directory.SignVote(a.makeVote(p.period, a.now()), a.key, a.cert)
+		k, err := a.signingKey(p.period)
+		if err != nil {
+			return err
+		}
+		b, err := directory.SignVote(a.makeVote(p.period, a.now()), k.Key, k.Certificate)
 		if err != nil {
 			return err
 		}
@@ -181,10 +185,14 @@ func (a *Authority) vote(ctx context.Context, r *round, p plan) error {
 
 // sign signs the consensus, if nothing else was signed for its period, and sends the signature to the peers.
 func (a *Authority) sign(ctx context.Context, c *directory.Consensus, until time.Time) error {
+	k, err := a.signingKey(c.Period)
+	if err != nil {
+		return err
+	}
 	if err := a.permitSigning(c.Period, c.Digest()); err != nil {
 		return err
 	}
-	s, err := directory.SignConsensus(c, a.key, a.cert)
+	s, err := directory.SignConsensus(c, k.Key, k.Certificate)
 	if err != nil {
 		return err
 	}

@@ -349,7 +349,7 @@ func TestEquivocation(t *testing.T) {
 		for i := range 2 {
 			v := liar.makeVote(period, time.Now())
 			v.Params = directory.Params{"x": int64(i)}
-			b, err := directory.SignVote(v, liar.key, liar.cert)
+			b, err := directory.SignVote(v, liar.signing.Load().Key, liar.signing.Load().Certificate)
 			if err != nil {
 				t.Fatal(err)
 			}

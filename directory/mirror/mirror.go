@@ -68,6 +68,7 @@ type Config struct {
 type Mirror struct {
 	cfg   Config
 	hurry chan struct{} // capacity 1: the next attempt is to come soon
+	woken chan struct{} // capacity 1: the date is to be looked at again
 
 	mu       sync.Mutex
 	current  *Document // nil until the first
@@ -101,7 +102,7 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{cfg: cfg, hurry: make(chan struct{}, 1), changed: make(chan struct{}), departed: make(map[identity.ID]departure)}
+	m := &Mirror{cfg: cfg, hurry: make(chan struct{}, 1), woken: make(chan struct{}, 1), changed: make(chan struct{}), departed: make(map[identity.ID]departure)}
 	m.load()
 	return m, nil
 }

@@ -26,7 +26,7 @@ func (m *Mirror) Run(ctx context.Context) {
 	pause := minPause
 	for ctx.Err() == nil {
 		if until := m.due(); until > 0 {
-			m.sleep(ctx, until)
+			m.doze(ctx, until)
 			continue
 		}
 		if len(queue) == 0 {
