@@ -25,11 +25,12 @@ const (
 	signingKeyLifetime = 90 * 24 * time.Hour
 	// signingKeySlack is by how much its certificate starts early: the first consensus is for a period that has begun already, and clocks differ.
 	signingKeySlack = 24*time.Hour + directory.MaxClockSkew
-	// defaultMaxRelays bounds the descriptors that are kept: with the longest ones a vote is still below directory.MaxVoteSize.
+	// defaultMaxRelays bounds the descriptors that are kept.
 	defaultMaxRelays = 12_000
 )
 
-// Store keeps what must survive a restart; *state.Dir is one. The files are "consensus", "descriptors", "vote" and "signed".
+// Store keeps what must survive a restart; *state.Dir is one. The files are "consensus", "descriptors", "vote", "signed",
+// "random.json" and "evidence"; NAME.damaged is a copy of one that could not be read.
 type Store = mirror.Store
 
 // FirstRound makes a new network start at once instead of at its next period. It matters only to an authority that has no
@@ -60,7 +61,10 @@ type Config struct {
 	AllowPrivateAddresses bool
 	// MaxRelays bounds the relays that are kept; 12,000 when 0.
 	MaxRelays int
-	// Rand is where the signing key comes from; crypto/rand.Reader when nil.
+	// Rules returns the operator's rules for single relays, as directory.ParseRules reads them; there are none when nil. It is called before each
+	// vote.
+	Rules func() ([]byte, error)
+	// Rand is where the signing key and the shared randomness come from; crypto/rand.Reader when nil.
 	Rand io.Reader
 	// Now is the date; time.Now when nil.
 	Now func() time.Time
@@ -92,9 +96,20 @@ type Authority struct {
 	lastRound uint64                             // newest period whose round has begun here
 	document  *mirror.Document                   // what is served; nil until the first
 	changed   chan struct{}                      // closed and replaced when relays, rounds or document change
-	uploads   chan struct{}                      // one element for each vote being uploaded
+	jumps     int                                // how often the clock has jumped
+	bases     map[identity.ID][]byte             // the last vote that counted of each authority, against which its next one is sent
+	evidence  []*directory.Evidence
 
-	saving chan struct{} // capacity 1: held while descriptors are written
+	superseded [2]map[[32]byte]*directory.Descriptor // replaced by newer ones since the last round began, and in the one before: votes may name them
+	refused    map[[32]byte]bool                     // descriptors of peers' votes that are not worth asking for
+	randomness *randomState                          // nil before the first vote
+	noVote     uint64                                // up to this period there may have been a vote that the store has lost
+	noSign     uint64                                // the same for signatures
+
+	dirtyEvidence chan struct{}   // capacity 1: evidence is to be saved
+	rules         directory.Rules // of the last vote; used by the schedule alone
+	packing       chan struct{}   // capacity 1: held while a vote is compressed
+	saving        chan struct{}   // capacity 1: held while descriptors are written
 }
 
 // New returns an authority with what its store holds. It neither listens nor dials before Serve and Run.
@@ -132,8 +147,12 @@ func New(cfg Config) (*Authority, error) {
 		dirty:    make(chan struct{}, 1),
 		rounds:   make(map[uint64]*round),
 		changed:  make(chan struct{}),
-		uploads:  make(chan struct{}, maxUploads),
+		bases:    make(map[identity.ID][]byte),
+		refused:  make(map[[32]byte]bool),
+		packing:  make(chan struct{}, 1),
 		saving:   make(chan struct{}, 1),
+
+		dirtyEvidence: make(chan struct{}, 1),
 	}
 	var err error
 	if a.key, err = identity.Generate(cfg.Rand); err != nil {
@@ -203,6 +222,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	defer stop()
 	var saver sync.WaitGroup
 	saver.Go(func() { a.saveLoop(ctx) })
+	saver.Go(func() { a.watchClock(ctx) })
 	a.schedule(ctx)
 	cancel()
 	saver.Wait()
