@@ -18,7 +18,11 @@ const deltaOverhead = len(deltaHeader) + sha256.Size
 // CompressDelta compresses b for somebody who has base, the document before it: what both share costs next to nothing. The form is that of
 // Content-Encoding dcz (RFC 9842).
 func CompressDelta(b, base []byte) []byte {
-	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBestCompression), zstd.WithEncoderConcurrency(1), zstd.WithEncoderDictRaw(0, base))
+	level := zstd.SpeedBestCompression
+	if len(b)+len(base) < smallDocument {
+		level = zstd.SpeedDefault
+	}
+	enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(1), zstd.WithEncoderDictRaw(0, base))
 	if err != nil {
 		panic("directory: internal error: " + err.Error())
 	}

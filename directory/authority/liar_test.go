@@ -221,3 +221,8 @@ func (l *liar) signs(votes []*directory.Vote) []byte {
 	}
 	return s.Raw()
 }
+
+// sortByIdentity puts the entries of a vote of digests in order.
+func sortByIdentity(v *directory.Vote) {
+	slices.SortFunc(v.Entries, func(x, y directory.VoteEntry) int { return x.Identity.Compare(y.Identity) })
+}
