@@ -86,7 +86,7 @@ func (h *Head) Endorse(network string, period uint64, key *identity.Key, cert *i
 // asked for, each with a certificate of its own.
 func (n *Network) MaxBallotSize() int {
 	const head, signature = 64, 146 + 64 + 16
-	return 1<<10 + len(n.Authorities)*MaxHeads*(head+(n.faults()+2)*signature)
+	return 1<<10 + len(n.Authorities)*MaxHeads*(head+(n.faults()+3)*signature)
 }
 
 // faults is how many authorities may be malicious or absent.

@@ -837,7 +837,7 @@ func (f *failures) ballots() {
 	f.add(kind, "a certificate that nobody needs", "ErrMalformed", array(text("cepa/1 ballot"), text("example"), number(vectorPeriod),
 		array(octets(authorityKeys("authority 1").Certificate)), array()))
 	f.add(kind, "a byte behind it", "ErrMalformed", append(bytes.Clone(b.Document), 0))
-	f.add(kind, "more than its bound", "ErrTooLarge", make([]byte, 1024+4*2*(64+3*226)+1))
+	f.add(kind, "more than its bound", "ErrTooLarge", make([]byte, 1024+4*2*(64+4*226)+1))
 }
 
 // evidence changes one thing at a time in the proof.

@@ -19,7 +19,7 @@ const (
 
 // schedule runs one round after the other until ctx ends.
 func (a *Authority) schedule(ctx context.Context) {
-	if a.Consensus() == nil {
+	if c := a.Consensus(); c == nil || !c.Fresh(a.now()) {
 		a.catchUp(ctx)
 	}
 	if a.cfg.FirstRound.Relays > 0 && a.Consensus() == nil {
@@ -29,18 +29,29 @@ func (a *Authority) schedule(ctx context.Context) {
 		a.mu.Lock()
 		jumps := a.jumps
 		a.mu.Unlock()
+		jumped := func() bool { return a.jumps != jumps }
 		p := a.nextPlan()
-		if a.wait(ctx, p.vote, func() bool { return a.jumps != jumps }); ctx.Err() != nil {
+		a.keepUp(ctx, p, jumped)
+		if a.wait(ctx, p.vote, jumped); ctx.Err() != nil {
 			return
 		}
 		if a.now().Before(p.vote) {
 			continue // the clock has jumped
 		}
-		if a.runRound(ctx, p) == failed {
-			// The others publish at the start of the period.
-			a.wait(ctx, p.publish.Add(a.lead()/8), func() bool { return a.jumps != jumps })
-			a.catchUp(ctx)
-		}
+		a.runRound(ctx, p)
+	}
+}
+
+// keepUp asks the peers for the consensus of the period before that of the plan, if it is not here although it should be out: this authority
+// may have missed its round, or most of it.
+func (a *Authority) keepUp(ctx context.Context, p plan, jumped func() bool) {
+	out := a.cfg.Network.PeriodStart(p.period - 1).Add(a.lead() / 8)
+	if out.After(p.vote) {
+		return
+	}
+	here := func() bool { return a.document != nil && a.document.Consensus().Period+1 >= p.period }
+	if !a.wait(ctx, out, func() bool { return here() || jumped() }) && ctx.Err() == nil {
+		a.catchUp(ctx)
 	}
 }
 
