@@ -263,6 +263,9 @@ func (c *Client) Ready(ctx context.Context) error {
 	return fmt.Errorf("%w (%s): %w; the last problem: %w", ErrNotReady, phase, ctx.Err(), problem)
 }
 
+// Directory returns the client's copy of the consensus.
+func (c *Client) Directory() *mirror.Mirror { return c.mirror }
+
 // problemLocked returns what stands in the way, nil when nothing is known. c.mu is
 // held.
 func (c *Client) problemLocked() error {

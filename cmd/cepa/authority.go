@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +24,7 @@ type authorityOptions struct {
 	allowPrivate bool
 	testingFlags bool
 	firstRelays  int
+	rules        string
 }
 
 // authorityStatus is what an authority tells about itself.
@@ -40,7 +43,11 @@ func newAuthority() *cobra.Command {
 		Short: "Run a directory authority",
 		Long: `Run one of the authorities that agree on the consensus of a network. Its
 identity must be in the network file: "cepa authority init" makes it and prints
-the lines for that file.`,
+the lines for that file.
+
+What its operator decides about single relays stands in relays.toml in the data
+directory, or in the file of --rules: a table [relays], of identities and
+"reject" (not valid), "bad-exit" or "middle-only". It is read before each vote.`,
 		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030\n  cepa authority --network network.toml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -53,7 +60,8 @@ the lines for that file.`,
 	f.BoolVar(&o.allowPrivate, "allow-private-addresses", false, "list relays on private addresses too; for networks inside one building")
 	f.BoolVar(&o.testingFlags, "testing-flags", false, "give new relays all flags at once; for test networks")
 	f.IntVar(&o.firstRelays, "first-round", 0, "in a network without consensus, vote at once when this many relays have come")
-	cmd.AddCommand(newAuthorityInit())
+	f.StringVar(&o.rules, "rules", "", "file with rules for single relays (default relays.toml in the data directory, if it exists)")
+	cmd.AddCommand(newAuthorityInit(), newAuthorityEvidence())
 	return cmd
 }
 
@@ -74,6 +82,14 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	if o.listen == "" {
 		o.listen = me.Address
 	}
+	rules := rulesReader(o.rules, n.dir.Path("relays.toml"))
+	text, err := rules()
+	if err != nil {
+		return err
+	}
+	if _, err := directory.ParseRules(text); err != nil {
+		return err
+	}
 	ln, err := listenFor("the authority's address", "--listen", o.listen)
 	if err != nil {
 		return err
@@ -81,7 +97,7 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	a, err := authority.New(authority.Config{
 		Network: n.net, Key: key, Store: n.dir, Log: n.log,
 		TestingFlags: o.testingFlags, AllowPrivateAddresses: o.allowPrivate,
-		FirstRound: authority.FirstRound{Relays: o.firstRelays},
+		FirstRound: authority.FirstRound{Relays: o.firstRelays}, Rules: rules,
 	})
 	if err != nil {
 		ln.Close()
@@ -104,6 +120,29 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	}
 	a.Close()
 	return err
+}
+
+// rulesReader returns what reads the rules for relays: from the named file, which must be there, or from the usual one, which need not.
+func rulesReader(named, usual string) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		path := named
+		if path == "" {
+			path = usual
+		}
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) && named == "" {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the rules for relays cannot be read: %w", err)
+		}
+		defer f.Close()
+		b, err := io.ReadAll(io.LimitReader(f, directory.MaxRulesFile+1))
+		if err != nil {
+			return nil, fmt.Errorf("the rules for relays in %s cannot be read: %w", path, err)
+		}
+		return b, nil
+	}
 }
 
 func newAuthorityInit() *cobra.Command {
