@@ -12,9 +12,6 @@ import (
 // deltaHeader is what a document compressed against another begins with, before the SHA-256 of that one: the frame of RFC 9842 ("dcz").
 const deltaHeader = "\x5e\x2a\x4d\x18\x20\x00\x00\x00"
 
-// deltaOverhead is the length of all that precedes the zstd frame, in bytes.
-const deltaOverhead = len(deltaHeader) + sha256.Size
-
 // CompressDelta compresses b for somebody who has base, the document before it: what both share costs next to nothing. The form is that of
 // Content-Encoding dcz (RFC 9842).
 func CompressDelta(b, base []byte) []byte {

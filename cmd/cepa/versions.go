@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"cepa/directory"
-	"cepa/directory/mirror"
 )
 
 // warnPause is the time between two warnings that there is a newer version.
@@ -31,6 +30,12 @@ func (e *outdatedError) Error() string {
 	return fmt.Sprintf("this is version %s, and the authorities of the network require %s or newer: older ones are not safe to use; get a newer cepa, and start it again", e.own, e.required)
 }
 
+// consensusSource is who holds the consensus and tells about new ones: the mirror of a client or a relay.
+type consensusSource interface {
+	Current() *directory.Consensus
+	Changed() <-chan struct{}
+}
+
 // judgeVersion says what a consensus, which may be nil, says of a version; nil if it says nothing.
 func judgeVersion(c *directory.Consensus, own string) *versionStatus {
 	if c == nil || c.Versions == (directory.Versions{}) {
@@ -44,7 +49,7 @@ func judgeVersion(c *directory.Consensus, own string) *versionStatus {
 
 // watchVersion obeys what the authorities say of versions: it returns an *outdatedError as soon as a valid consensus requires a newer one than
 // own, and nil when ctx ends. Once a day it warns if they recommend a newer one.
-func watchVersion(ctx context.Context, m *mirror.Mirror, own string, log *slog.Logger) error {
+func watchVersion(ctx context.Context, m consensusSource, own string, log *slog.Logger) error {
 	var warned time.Time
 	for {
 		changed := m.Changed()

@@ -251,8 +251,8 @@ func TestLiars(t *testing.T) {
 				}
 				found := 0
 				for i := range size.n - size.liars {
-					found += len(c.running[i].evidence)
-					for _, e := range c.running[i].evidence {
+					found += len(evidenceOf(c.running[i]))
+					for _, e := range evidenceOf(c.running[i]) {
 						if !slices.ContainsFunc(liars, func(l *liar) bool { return c.keys[l.i].ID() == e.Authority }) {
 							t.Errorf("evidence against an honest authority: %+v", e)
 						}
@@ -295,8 +295,8 @@ func TestTwins(t *testing.T) {
 		l.tells(period, []directory.Head{two}, 1, 2)
 		sleepUntil(p.cutoff.Add(-time.Millisecond))
 		for i := range 3 {
-			if v := c.running[i].heldVote(period, c.keys[3].ID()); v == nil || (v.Digest() == one.Digest) != (i == 0) || len(c.running[i].evidence) > 0 {
-				t.Errorf("before the cut-off authority %d has %v and %d proofs", i, v, len(c.running[i].evidence))
+			if v := c.running[i].heldVote(period, c.keys[3].ID()); v == nil || (v.Digest() == one.Digest) != (i == 0) || len(evidenceOf(c.running[i])) > 0 {
+				t.Errorf("before the cut-off authority %d has %v and %d proofs", i, v, len(evidenceOf(c.running[i])))
 			}
 		}
 		sleepUntil(p.publish.Add(time.Second))
@@ -318,7 +318,7 @@ func TestTwins(t *testing.T) {
 			}
 		}
 		c.start(0)
-		if len(c.running[0].evidence) != 1 {
+		if len(evidenceOf(c.running[0])) != 1 {
 			t.Error("the proof is gone after a restart")
 		}
 		if !strings.Contains(c.log.String(), "an authority made two votes") || !strings.Contains(c.log.String(), "vote is excluded") {

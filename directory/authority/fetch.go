@@ -275,7 +275,7 @@ func (a *Authority) fetchDescriptors(ctx context.Context, digests [][32]byte, go
 func (a *Authority) fetchBatch(ctx context.Context, peer directory.Authority, digests [][32]byte) ([]*directory.Descriptor, error) {
 	limit := max(a.lead()/8, minFetchTime)
 	if deadline, ok := ctx.Deadline(); ok {
-		limit = min(limit, max(deadline.Sub(time.Now())/3, minFetchTime)) // nobody may use up all the time
+		limit = min(limit, max(time.Until(deadline)/3, minFetchTime)) // nobody may use up all the time
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()

@@ -35,6 +35,8 @@ const (
 	voteTimeout = 5 * time.Minute
 	// idleTimeout is how long a connection may stay without a request.
 	idleTimeout = 30 * time.Second
+	// minPacked is the size in bytes from which a document is worth compressing.
+	minPacked = 512
 	// maxHeader is the longest head of a request in bytes.
 	maxHeader = 8 << 10
 )
@@ -247,7 +249,9 @@ func send(w http.ResponseWriter, r *http.Request, b []byte, packed func(delta bo
 			return directory.Compress(b)
 		}
 	}
-	if d := packed(true); d != nil {
+	if len(b) < minPacked {
+		// plain
+	} else if d := packed(true); d != nil {
 		b = d
 		w.Header().Set("Content-Encoding", "dcz")
 	} else if mirror.AcceptsZstd(r) {

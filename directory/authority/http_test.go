@@ -185,11 +185,16 @@ func TestVotesOverHTTP(t *testing.T) {
 		c.start(0)
 		synctest.Wait()
 		period := c.network.Period(time.Now()) + 1
-		peer, err := New(Config{Network: c.network, Key: c.keys[1]})
+		peer, err := New(Config{Network: c.network, Key: c.keys[1], AllowPrivateAddresses: true})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer peer.Close()
+		for i := range 12 {
+			if err := peer.accept(parsed(t, c.relay(i, nil))); err != nil {
+				t.Fatal(err)
+			}
+		}
 		sign := func(period uint64) []byte {
 			b, err := directory.SignVote(peer.makeVote(period, time.Now()), peer.key, peer.cert)
 			if err != nil {

@@ -49,6 +49,13 @@ func votesOf(a *Authority, period uint64) int {
 	return n
 }
 
+// evidenceOf returns the proofs that an authority has.
+func evidenceOf(a *Authority) []*directory.Evidence {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.evidence)
+}
+
 // peerServer serves what answer returns, or 404, in place of authority i. The returned function ends it.
 func peerServer(t testing.TB, c *cluster, i int, answer func(path string) []byte) func() {
 	t.Helper()

@@ -264,7 +264,7 @@ func TestRestart(t *testing.T) {
 				t.Errorf("authority %d has another vote of the restarted one", i)
 			}
 		}
-		if strings.Contains(c.log.String(), "two votes") || len(c.running[1].evidence) > 0 || strings.Contains(c.log.String(), "level=ERROR") {
+		if strings.Contains(c.log.String(), "two votes") || len(evidenceOf(c.running[1])) > 0 || strings.Contains(c.log.String(), "level=ERROR") {
 			t.Error("somebody noticed two votes")
 		}
 	})
