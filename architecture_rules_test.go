@@ -52,7 +52,7 @@ type goFile struct {
 }
 
 // loadTree reads and parses everything below the root of fsys but hidden folders
-// (.ci excepted), what the build makes, and files that are not text.
+// (.ci excepted), the pointer of a further work tree, what the build makes, and files that are not text.
 func loadTree(fsys fs.FS) (*tree, error) {
 	t := &tree{fset: token.NewFileSet(), texts: map[string][]byte{}}
 	var modules []string // folders below the root with a go.mod of their own
@@ -66,7 +66,7 @@ func loadTree(fsys fs.FS) (*tree, error) {
 				return fs.SkipDir
 			}
 			return nil
-		case !d.Type().IsRegular() || slices.Contains([]string{".test", ".prof", ".out"}, path.Ext(p)):
+		case p == ".git" || !d.Type().IsRegular() || slices.Contains([]string{".test", ".prof", ".out"}, path.Ext(p)):
 			return nil
 		}
 		src, err := fs.ReadFile(fsys, p)

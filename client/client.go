@@ -165,7 +165,7 @@ func New(cfg Config) (*Client, error) {
 	c.spawn(func() { c.mirror.Run(c.ctx) })
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
-	c.spawn(func() { clock.Watch(c.ctx, clockCheck, c.cfg.Now, c.onJump) })
+	c.spawn(func() { clock.Watch(c.ctx, clockCheck, clock.Tolerance, c.cfg.Now, c.onJump) })
 	return c, nil
 }
 
@@ -267,6 +267,9 @@ func (c *Client) Ready(ctx context.Context) error {
 	}
 	return fmt.Errorf("%w (%s): %w; the last problem: %w", ErrNotReady, phase, ctx.Err(), problem)
 }
+
+// Directory returns the client's copy of the consensus.
+func (c *Client) Directory() *mirror.Mirror { return c.mirror }
 
 // problemLocked returns what stands in the way, nil when nothing is known. c.mu is
 // held.

@@ -32,9 +32,10 @@ func (j Jump) Log(log *slog.Logger) {
 		"by", (-j.By).Round(time.Second), "now", j.After.UTC().Truncate(time.Second))
 }
 
-// Watch calls f after each jump until ctx ends. It looks every so often, which is how
-// late it may notice after the machine has woken. now is the date; time.Now when nil.
-func Watch(ctx context.Context, every time.Duration, now func() time.Time, f func(Jump)) {
+// Watch calls f after each jump by more than tolerance until ctx ends. It looks every so
+// often, which is how late it may notice after the machine has woken. now is the date;
+// time.Now when nil.
+func Watch(ctx context.Context, every, tolerance time.Duration, now func() time.Time, f func(Jump)) {
 	if now == nil {
 		now = time.Now
 	}
@@ -51,7 +52,7 @@ func Watch(ctx context.Context, every time.Duration, now func() time.Time, f fun
 		passed, next := time.Since(timer), now().Round(0)
 		by := next.Sub(date) - passed
 		timer, date = timer.Add(passed), next
-		if by > Tolerance || by < -Tolerance {
+		if by > tolerance || by < -tolerance {
 			f(Jump{by, next})
 		}
 	}

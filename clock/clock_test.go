@@ -20,7 +20,7 @@ func TestWatch(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		var jumps []Jump
-		go Watch(ctx, every, now, func(j Jump) { jumps = append(jumps, j) })
+		go Watch(ctx, every, Tolerance, now, func(j Jump) { jumps = append(jumps, j) })
 		for _, by := range []time.Duration{0, Tolerance, -Tolerance, Tolerance + 1, -40 * time.Second, 90 * time.Minute, -72 * time.Hour, 365 * 24 * time.Hour} {
 			jumps = nil
 			time.Sleep(7 * time.Minute)

@@ -20,6 +20,8 @@ type consensusBody struct {
 	Interval uint64 // seconds
 	Period   uint64
 	Params   Params
+	Versions [2]string       // recommended, required
+	Random   [2][]byte       // previous, current
 	Relays   cbor.RawMessage // columns
 }
 
@@ -55,6 +57,8 @@ func (c *Consensus) wire() *consensusBody {
 		Interval: uint64(c.Interval / time.Second),
 		Period:   c.Period,
 		Params:   c.Params,
+		Versions: c.Versions.wire(),
+		Random:   c.Random.wire(),
 		Relays:   encode(toColumns(c.Relays)),
 	}
 }
@@ -77,7 +81,11 @@ func (w *consensusBody) consensus() (*Consensus, error) {
 		Interval: time.Duration(w.Interval) * time.Second,
 		Period:   w.Period,
 		Params:   w.Params.normal(),
+		Versions: Versions{w.Versions[0], w.Versions[1]},
 		Relays:   relays,
+	}
+	if err := parseRandom(w.Random[:], &c.Random.Previous, &c.Random.Current); err != nil {
+		return nil, err
 	}
 	if err := c.validate(); err != nil {
 		return nil, err

@@ -56,12 +56,15 @@ func compareRelay(a, b *Relay) (out []FieldChange) {
 			out = append(out, FieldChange{field, before, after})
 		}
 	}
+	add("flags", a.Flags.String(), b.Flags.String())
+	add("weight", fmt.Sprint(a.Weight), fmt.Sprint(b.Weight))
+	if a.Nickname == "" || b.Nickname == "" {
+		return out // the rest of one is not known: see Vote.Relays
+	}
 	add("nickname", a.Nickname, b.Nickname)
 	add("onion key", onionKeyID(a.OnionKey), onionKeyID(b.OnionKey))
 	add("suite", fmt.Sprint(a.Suite), fmt.Sprint(b.Suite))
 	add("addresses", joined(a.Addresses), joined(b.Addresses))
-	add("flags", a.Flags.String(), b.Flags.String())
-	add("weight", fmt.Sprint(a.Weight), fmt.Sprint(b.Weight))
 	add("exit policy", a.Exit.String(), b.Exit.String())
 	add("families", joined(a.Family), joined(b.Family))
 	add("version", a.Version, b.Version)
@@ -103,10 +106,15 @@ func CompareParams(before, after Params) (out []FieldChange) {
 	return out
 }
 
-// Relays returns the relays of a vote as they would stand in a consensus that went by this vote alone.
+// Relays returns the relays of a vote as they would stand in a consensus that went by this vote alone. Of one whose descriptor was not at hand
+// when the vote was parsed, only Identity, Flags and Weight are set: a vote names descriptors by their digests.
 func (v *Vote) Relays() []Relay {
 	out := make([]Relay, len(v.Entries))
 	for i, e := range v.Entries {
+		if e.Descriptor == nil {
+			out[i] = Relay{Identity: e.Identity, Flags: e.Flags, Weight: e.Weight}
+			continue
+		}
 		out[i] = e.Descriptor.relay(e.Flags, e.Weight)
 	}
 	return out

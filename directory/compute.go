@@ -11,22 +11,31 @@ import (
 
 // Compute returns the consensus that follows from the votes, unsigned. It is a pure function of the set of votes: their order does not
 // matter, nor does anything else. The votes must be for one period and of different authorities of the network, at least
-// Threshold of them; otherwise the error is an *Error with ErrTooFewVotes or ErrMalformed.
+// Threshold of them; otherwise the error is an *Error with ErrTooFewVotes or ErrMalformed. The descriptors that Missing names must be in the
+// entries; otherwise it is ErrMissing.
 //
 // With n configured authorities, v ≥ Threshold votes, and f < n/3 of the authorities malicious or absent:
 //
 //   - A flag is set if a majority of all n set it. A relay is listed if it so gets FlagRunning and FlagValid: so at least one honest
 //     authority listed it, and one that all honest ones list is in. (A majority is more than f, and n − f is a majority.)
-//   - Its descriptor is the newest that a majority of all n have or have surpassed.
+//   - Its descriptor is the newest of those that n − Threshold + 1 votes name: at least one honest authority has accepted it, and can hand it
+//     out. Two different ones among the honest authorities always leave such a one; who signs three at the time of a vote may be left out.
 //   - Its weight is the lower median over all v votes, where not listing counts as 0: because v > 2f, it has honest
 //     opinions, or the same value, on both sides. It is above 0 if all who listed it said so, because fewer than half of v did not.
-//   - A parameter is set if Threshold votes state it, to the lower median of what they state.
+//   - A parameter, and each of the Versions, is set if Threshold votes state it, to the lower median of what they state.
+//   - A shared random value is the one that a majority of all n state.
 //   - Of the relays at one IP address only ParamRelaysPerAddress are listed: the heaviest, then those that sort first.
 func Compute(votes []*Vote, net *Network) (*Consensus, error) {
 	if err := checkVotes(votes, net); err != nil {
 		return nil, err
 	}
-	c := &Consensus{Network: net.Name, Interval: net.Interval, Period: votes[0].Period, Params: computeParams(votes, net)}
+	if missing := Missing(votes, net); len(missing) > 0 {
+		return nil, fail("consensus", ErrMissing, "%d descriptors that enough votes name are not at hand", len(missing))
+	}
+	c := &Consensus{
+		Network: net.Name, Interval: net.Interval, Period: votes[0].Period, Params: computeParams(votes, net),
+		Versions: computeVersions(votes, net), Random: computeRandom(votes, net),
+	}
 	c.Relays = limitAddresses(computeRelays(votes, net), int(c.Params.Get(ParamRelaysPerAddress)))
 	if len(c.Relays) > MaxRelays {
 		return nil, fail("consensus", ErrTooLarge, "%d relays: at most %d are allowed", len(c.Relays), MaxRelays)
@@ -85,15 +94,38 @@ func computeParams(votes []*Vote, net *Network) Params {
 	return params.normal()
 }
 
-func computeRelays(votes []*Vote, net *Network) []Relay {
-	opinions := make(map[identity.ID][]VoteEntry)
-	for _, v := range votes {
-		for _, e := range v.Entries {
-			opinions[e.Descriptor.Identity] = append(opinions[e.Descriptor.Identity], e)
+// Missing returns the digests of the descriptors without which no consensus can be computed from the votes: those that n − Threshold + 1 of
+// them name, of relays that a majority calls running and valid, and that are in no entry. They are sorted.
+func Missing(votes []*Vote, net *Network) [][32]byte {
+	var list [][32]byte
+	for _, entries := range opinions(votes) {
+		if len(entries) < net.Majority() || !majorityFlags(entries, net.Majority()).Has(FlagRunning|FlagValid) {
+			continue
+		}
+		for _, c := range candidates(entries, net.faults()+1) {
+			if c.descriptor == nil {
+				list = append(list, c.digest)
+			}
 		}
 	}
+	slices.SortFunc(list, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	return list
+}
+
+// opinions collects the entries about each relay.
+func opinions(votes []*Vote) map[identity.ID][]VoteEntry {
+	all := make(map[identity.ID][]VoteEntry)
+	for _, v := range votes {
+		for _, e := range v.Entries {
+			all[e.id()] = append(all[e.id()], e)
+		}
+	}
+	return all
+}
+
+func computeRelays(votes []*Vote, net *Network) []Relay {
 	var relays []Relay
-	for _, entries := range opinions {
+	for _, entries := range opinions(votes) {
 		if len(entries) < net.Majority() {
 			continue
 		}
@@ -101,11 +133,15 @@ func computeRelays(votes []*Vote, net *Network) []Relay {
 		if !flags.Has(FlagRunning | FlagValid) {
 			continue
 		}
+		descriptor := agreedDescriptor(entries, net.faults()+1)
+		if descriptor == nil {
+			continue
+		}
 		weights := make([]uint64, len(votes)) // 0 for those who do not list it
 		for i, e := range entries {
 			weights[i] = e.Weight
 		}
-		relays = append(relays, agreedDescriptor(entries, net.Majority()).relay(flags, lowerMedian(weights)))
+		relays = append(relays, descriptor.relay(flags, lowerMedian(weights)))
 	}
 	slices.SortFunc(relays, func(a, b Relay) int { return a.Identity.Compare(b.Identity) })
 	return relays
@@ -127,17 +163,41 @@ func majorityFlags(entries []VoteEntry, majority int) Flags {
 	return flags
 }
 
-// agreedDescriptor returns the newest descriptor such that a majority have it or a newer one. There are majority entries or more.
-func agreedDescriptor(entries []VoteEntry, majority int) *Descriptor {
-	descriptors := make([]*Descriptor, len(entries))
-	for i, e := range entries {
-		descriptors[i] = e.Descriptor
+// candidate is a descriptor that votes name for a relay.
+type candidate struct {
+	digest     [32]byte
+	descriptor *Descriptor // nil when it is in no entry
+	votes      int
+}
+
+// candidates returns the descriptors that at least so many of the entries name.
+func candidates(entries []VoteEntry, least int) []candidate {
+	var list []candidate
+	for i := range entries {
+		digest := entries[i].named()
+		k := slices.IndexFunc(list, func(c candidate) bool { return c.digest == digest })
+		if k < 0 {
+			k = len(list)
+			list = append(list, candidate{digest: digest})
+		}
+		list[k].votes++
+		if list[k].descriptor == nil {
+			list[k].descriptor = entries[i].Descriptor
+		}
 	}
-	slices.SortFunc(descriptors, func(a, b *Descriptor) int {
+	return slices.DeleteFunc(list, func(c candidate) bool { return c.votes < least })
+}
+
+// agreedDescriptor returns the newest descriptor that at least so many of the entries name, nil if there is none.
+func agreedDescriptor(entries []VoteEntry, least int) *Descriptor {
+	var newest *Descriptor
+	for _, c := range candidates(entries, least) {
 		// Two descriptors with one sequence are a relay's fault; the digest makes the choice the same everywhere.
-		return cmp.Or(cmp.Compare(b.Sequence, a.Sequence), slices.Compare(a.digest[:], b.digest[:]))
-	})
-	return descriptors[majority-1]
+		if d := c.descriptor; d != nil && (newest == nil || cmp.Or(cmp.Compare(newest.Sequence, d.Sequence), slices.Compare(d.digest[:], newest.digest[:])) < 0) {
+			newest = d
+		}
+	}
+	return newest
 }
 
 // limitAddresses drops relays beyond the limit at any one of their IP addresses. relays are sorted by identity and stay so.

@@ -27,6 +27,10 @@ type Consensus struct {
 	ValidAfter, FreshUntil, ValidUntil time.Time
 	// Params are the agreed parameters.
 	Params Params
+	// Versions are the agreed versions of the software.
+	Versions Versions
+	// Random holds the agreed random values.
+	Random Random
 	// Relays are all running and valid relays, sorted by Identity.
 	Relays []Relay
 	// Signers are the authorities whose signatures were verified, sorted; nil for a consensus that was computed.
@@ -162,7 +166,7 @@ func verifySigners(signatures []signatureWire, digest [32]byte, net *Network, pe
 
 // validate checks what the comments promise, beyond what the wire form cannot express.
 func (c *Consensus) validate() error {
-	if err := errors.Join(checkNetworkName(c.Network), c.Params.validate()); err != nil {
+	if err := errors.Join(checkNetworkName(c.Network), c.Params.validate(), c.Versions.validate()); err != nil {
 		return err
 	}
 	if c.Interval < MinInterval || c.Interval > MaxInterval || c.Interval%time.Second != 0 {

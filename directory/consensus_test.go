@@ -257,7 +257,7 @@ func FuzzConsensus(f *testing.F) {
 		c.Params = Params{"x": int64(i)}
 		f.Add(encode(c.wire()))
 	}
-	f.Add([]byte{0x85, 0x64, 't', 'e', 's', 't', 0x19, 0x0e, 0x10, 0, 0xa0, 0x80})
+	f.Add([]byte{0x87, 0x64, 't', 'e', 's', 't', 0x19, 0x0e, 0x10, 0, 0xa0, 0x82, 0x60, 0x60, 0x82, 0x40, 0x40, 0x80})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		c, err := VerifyConsensus(sealConsensus(body, parties), network)
 		if err != nil {

@@ -205,7 +205,7 @@ func TestCompareRelays(t *testing.T) {
 			t.Errorf("weight from %q to %q", f.Old, f.New)
 		}
 	}
-	if got := strings.Join(fields, ","); got != "onion key,flags,weight,families,version" {
+	if got := strings.Join(fields, ","); got != "flags,weight,onion key,families,version" {
 		t.Errorf("changed fields: %s", got)
 	}
 }

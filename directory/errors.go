@@ -26,11 +26,13 @@ var (
 	ErrFuture = errors.New("from the future")
 	// ErrTooFewVotes: no consensus can be computed from so few votes.
 	ErrTooFewVotes = errors.New("too few votes")
+	// ErrMissing: no consensus can be computed without descriptors that are not at hand.
+	ErrMissing = errors.New("descriptors are missing")
 )
 
 // Error explains what is wrong with a document. errors.Is finds its Reason.
 type Error struct {
-	// Document is the kind: "descriptor", "vote", "consensus", "signature", "network file".
+	// Document is the kind: "descriptor", "vote", "consensus", "signature", "ballot", "evidence", "network file".
 	Document string
 	// Reason is one of the sentinels of this package.
 	Reason error

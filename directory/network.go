@@ -37,6 +37,8 @@ type Network struct {
 	Interval time.Duration
 	// Params are what the authorities vote for; nodes use them only as they come back in the consensus.
 	Params Params
+	// Versions are what the authorities vote for, as Params.
+	Versions Versions
 	// Authorities sign the consensus: 1 to MaxAuthorities, of different identities, nicknames and addresses. Real networks have
 	// at least 4: fewer cannot do without any single one, or outvote it.
 	Authorities []Authority
@@ -85,7 +87,7 @@ func (n *Network) PeriodStart(period uint64) time.Time {
 
 // Validate checks everything that the comments of the fields promise.
 func (n *Network) Validate() error {
-	if err := errors.Join(checkNetworkName(n.Name), n.Params.validate()); err != nil {
+	if err := errors.Join(checkNetworkName(n.Name), n.Params.validate(), n.Versions.validate()); err != nil {
 		return err
 	}
 	if n.Interval < MinInterval || n.Interval > MaxInterval || n.Interval%time.Second != 0 {

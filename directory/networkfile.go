@@ -22,6 +22,8 @@ const MaxNetworkFile = 64 << 10
 type networkFile struct {
 	Name        string           `toml:"name"`
 	Interval    string           `toml:"interval"`
+	Recommended string           `toml:"recommended-version"`
+	Required    string           `toml:"required-version"`
 	Params      map[string]int64 `toml:"params"`
 	Authorities []authorityTable `toml:"authority"`
 }
@@ -54,7 +56,7 @@ func ParseNetwork(b []byte) (*Network, error) {
 		if line := lineOfKey(string(b), key); line > 0 {
 			where = fmt.Sprintf("line %d: ", line)
 		}
-		return nil, fail(name, ErrMalformed, "%sunknown key %q; known are name, interval, [params], [[authority]] with nickname, identity and address",
+		return nil, fail(name, ErrMalformed, "%sunknown key %q; known are name, interval, recommended-version, required-version, [params], [[authority]] with nickname, identity and address",
 			where, clip(key.String()))
 	}
 	n, err := file.network()
@@ -65,7 +67,7 @@ func ParseNetwork(b []byte) (*Network, error) {
 }
 
 func (f *networkFile) network() (*Network, error) {
-	n := &Network{Name: f.Name, Interval: DefaultInterval, Params: Params(f.Params).normal()}
+	n := &Network{Name: f.Name, Interval: DefaultInterval, Params: Params(f.Params).normal(), Versions: Versions{f.Recommended, f.Required}}
 	if f.Interval != "" {
 		var err error
 		if n.Interval, err = time.ParseDuration(f.Interval); err != nil {
@@ -105,6 +107,12 @@ name = %s
 # Time from one consensus to the next, the same for all authorities. A consensus is valid for %d times as long.
 interval = %s
 `, strconv.Quote(n.Name), ValidPeriods, strconv.Quote(n.Interval.String()))
+	if n.Versions.Recommended != "" {
+		b = fmt.Appendf(b, "\n# The lowest version of cepa that the authorities recommend; who runs an older one is told.\nrecommended-version = %s\n", strconv.Quote(n.Versions.Recommended))
+	}
+	if n.Versions.Required != "" {
+		b = fmt.Appendf(b, "\n# The lowest version of cepa that may take part; older ones end themselves.\nrequired-version = %s\n", strconv.Quote(n.Versions.Required))
+	}
 	if len(n.Params) > 0 {
 		b = append(b, "\n# What the authorities propose; everybody obeys what they agree on.\n[params]\n"...)
 		for _, name := range slices.Sorted(maps.Keys(n.Params)) {

@@ -24,8 +24,8 @@ const (
 	MaxDescriptorSize = 4 << 10
 	// MaxConsensusSize is the hard cap of a consensus: room for some 100,000 relays.
 	MaxConsensusSize = 16 << 20
-	// MaxVoteSize has room for 16,000 descriptors of the longest kind, which a vote carries in full.
-	MaxVoteSize = 64 << 20
+	// MaxVoteSize has room for MaxRelays entries of the longest kind: 64 bytes of identity and digest, and numbers.
+	MaxVoteSize = 16 << 20
 	// MaxSignatureSize is the cap of one authority's signature on a consensus, which has about 350.
 	MaxSignatureSize = 1 << 10
 )

@@ -51,6 +51,9 @@ type vectors struct {
 	Votes       []voteVector       `json:"votes"`
 	Consensus   consensusVector    `json:"consensus"`
 	Signatures  []hexBytes         `json:"consensus_signatures"` // of the authorities that signed, for the exchange
+	Ballot      ballotVector       `json:"ballot"`
+	Evidence    evidenceVector     `json:"evidence"`
+	Batch       batchVector        `json:"descriptor_batch"`
 	Failures    []failureVector    `json:"failures"`
 }
 
@@ -107,8 +110,46 @@ type voteVector struct {
 	Interval  int64            `json:"interval"`
 	Period    uint64           `json:"period"`
 	Params    map[string]int64 `json:"parameters"`
+	Versions  []string         `json:"versions"` // recommended, required
+	Random    []hexBytes       `json:"random"`   // commitment, secret, previous, current
 	Entries   []entryVector    `json:"entries"`
 	sealed
+}
+
+// ballotVector is a ballot: the heads of the votes of some authorities, and who endorses each.
+type ballotVector struct {
+	Heads        []headVector `json:"heads"`
+	Certificates []string     `json:"certificates"` // by name, in their order
+	Document     hexBytes     `json:"document"`
+}
+
+type headVector struct {
+	Authority    string              `json:"authority"`
+	Digest       hexBytes            `json:"digest"`
+	Signed       hexBytes            `json:"signed"`
+	Signature    hexBytes            `json:"signature"`
+	EndorsedHash hexBytes            `json:"endorsed_digest"` // SHA-256 of authority and digest
+	Endorsed     hexBytes            `json:"endorsed"`        // what endorsements sign
+	Endorsements []endorsementVector `json:"endorsements"`
+}
+
+type endorsementVector struct {
+	Authority string   `json:"authority"`
+	Signature hexBytes `json:"signature"`
+}
+
+// evidenceVector proves that an authority made two votes.
+type evidenceVector struct {
+	Authority string     `json:"authority"`
+	Digests   []hexBytes `json:"digests"`
+	Document  hexBytes   `json:"document"`
+}
+
+// batchVector is a request for descriptors, and its answer.
+type batchVector struct {
+	Descriptors []string `json:"descriptors"`
+	Request     hexBytes `json:"request"`
+	Answer      hexBytes `json:"answer"`
 }
 
 // entryVector is a relay in a vote, or in the consensus.
@@ -126,6 +167,8 @@ type consensusVector struct {
 	FreshUntil int64               `json:"fresh_until"`
 	ValidUntil int64               `json:"valid_until"`
 	Params     map[string]int64    `json:"parameters"`
+	Versions   []string            `json:"versions"` // recommended, required
+	Random     []hexBytes          `json:"random"`   // previous, current
 	Relays     []entryVector       `json:"relays"`
 	Columns    []map[string]string `json:"columns"` // the CBOR of each, by name, in their order
 	Signers    []string            `json:"signers"`
@@ -266,8 +309,14 @@ func sealDescriptor(body []byte, signers ...keyVector) sealed {
 }
 
 func sealVote(body []byte, signers ...keyVector) sealed {
-	return seal("cepa/1 vote", "cepa/1 vote", body, signers...)
+	return seal("cepa/1 vote", voteContext, body, signers...)
 }
+
+// voteContext and ballotContext are what signatures on votes and endorsements of them start with.
+var (
+	voteContext   = fmt.Sprint("cepa/1 vote example ", vectorPeriod)
+	ballotContext = fmt.Sprint("cepa/1 ballot example ", vectorPeriod)
+)
 
 func sealConsensus(body []byte, signers ...keyVector) sealed {
 	return seal("cepa/1 consensus", fmt.Sprint("cepa/1 consensus ", vectorPeriod), body, signers...)
@@ -343,6 +392,9 @@ func makeVotes(descriptors []descriptorVector) (list []voteVector) {
 		{"relays-per-address": 2},
 	} {
 		v := voteVector{Authority: fmt.Sprint("authority ", i+1), Network: "example", Interval: vectorInterval, Period: vectorPeriod, Params: params}
+		// The period is the 23rd of its run: secrets are told. A value counts if three state it.
+		v.Versions = [][]string{{"0.2.0", "0.1"}, {"0.10", ""}, {"0.9.1", "0.1"}, {"", ""}}[i]
+		v.Random = []hexBytes{{}, vectorSeed(fmt.Sprint("secret ", i)), vectorSeed("previous"), [][]byte{vectorSeed("current"), vectorSeed("current"), vectorSeed("another"), {}}[i]}
 		entry := func(name string, flags uint32, weight uint64) {
 			v.Entries = append(v.Entries, entryVector{name, flags, weight})
 		}
@@ -368,13 +420,104 @@ func makeVotes(descriptors []descriptorVector) (list []voteVector) {
 
 // fields returns the items of a vote's body.
 func (v *voteVector) fields(descriptors []descriptorVector) [][]byte {
-	var entries [][]byte
+	var identities, digests []byte
+	var flags, weights [][]byte
 	for _, e := range v.Entries {
-		entries = append(entries, array(octets(byName(descriptors, e.Descriptor).Document), number(uint64(e.Flags)), number(e.Weight)))
+		d := byName(descriptors, e.Descriptor)
+		identities, digests = append(identities, d.Identity...), append(digests, d.DocumentDigest...)
+		flags, weights = append(flags, number(uint64(e.Flags))), append(weights, number(e.Weight))
 	}
 	return [][]byte{
-		text(v.Network), number(uint64(v.Interval)), number(v.Period), octets(authorityKeys(v.Authority).Identity), parameters(v.Params), listed(entries),
+		text(v.Network), number(uint64(v.Interval)), number(v.Period), octets(authorityKeys(v.Authority).Identity), parameters(v.Params),
+		array(text(v.Versions[0]), text(v.Versions[1])), values(v.Random), array(octets(identities), octets(digests), listed(flags), listed(weights)),
 	}
+}
+
+// values encodes random values; none is empty.
+func values(list []hexBytes) []byte {
+	var items [][]byte
+	for _, v := range list {
+		items = append(items, octets(v))
+	}
+	return listed(items)
+}
+
+// makeBallot returns the heads of the votes of authorities 1 and 2. Both others endorse the first, nobody the second.
+func makeBallot(votes []voteVector) (b ballotVector) {
+	var keys []keyVector
+	index := func(name string) []byte {
+		return number(uint64(slices.IndexFunc(keys, func(k keyVector) bool { return k.Name == name })))
+	}
+	sign := func(k keyVector, message []byte) []byte {
+		return ed25519.Sign(ed25519.NewKeyFromSeed(k.SigningSeed), message)
+	}
+	for i, endorsers := range [][]string{{"authority 3", "authority 4"}, {}} {
+		v, k := votes[i], authorityKeys(votes[i].Authority)
+		hash := sha256.Sum256(append(bytes.Clone(k.Identity), v.BodyDigest...))
+		h := headVector{
+			Authority: v.Authority, Digest: v.BodyDigest, Signed: append([]byte(voteContext), v.BodyDigest...), EndorsedHash: hash[:],
+			Endorsed: append([]byte(ballotContext), hash[:]...), Endorsements: []endorsementVector{},
+		}
+		h.Signature = sign(k, h.Signed)
+		keys = append(keys, k)
+		for _, name := range endorsers {
+			e := authorityKeys(name)
+			h.Endorsements = append(h.Endorsements, endorsementVector{name, sign(e, h.Endorsed)})
+			keys = append(keys, e)
+		}
+		slices.SortFunc(h.Endorsements, func(x, y endorsementVector) int {
+			return bytes.Compare(authorityKeys(x.Authority).Identity, authorityKeys(y.Authority).Identity)
+		})
+		b.Heads = append(b.Heads, h)
+	}
+	slices.SortFunc(b.Heads, func(x, y headVector) int {
+		return bytes.Compare(authorityKeys(x.Authority).Identity, authorityKeys(y.Authority).Identity)
+	})
+	slices.SortFunc(keys, func(x, y keyVector) int { return bytes.Compare(x.Certificate, y.Certificate) })
+	var certificates, heads [][]byte
+	for _, k := range keys {
+		b.Certificates = append(b.Certificates, k.Name)
+		certificates = append(certificates, octets(k.Certificate))
+	}
+	for _, h := range b.Heads {
+		var endorsements [][]byte
+		for _, e := range h.Endorsements {
+			endorsements = append(endorsements, array(index(e.Authority), octets(e.Signature)))
+		}
+		heads = append(heads, array(index(h.Authority), octets(h.Digest), octets(h.Signature), listed(endorsements)))
+	}
+	b.Document = array(text("cepa/1 ballot"), text("example"), number(vectorPeriod), listed(certificates), listed(heads))
+	return b
+}
+
+// makeEvidence returns the proof that authority 3 made two votes.
+func makeEvidence() evidenceVector {
+	k := authorityKeys("authority 3")
+	e := evidenceVector{Authority: k.Name, Digests: []hexBytes{vectorSeed("a vote"), vectorSeed("another vote")}}
+	slices.SortFunc(e.Digests, func(x, y hexBytes) int { return bytes.Compare(x, y) })
+	e.Document = proof("vote", voteContext, e.Digests, k, k)
+	return e
+}
+
+func proof(what, context string, digests []hexBytes, keys ...keyVector) []byte {
+	var by [][]byte
+	for i, k := range keys {
+		signature := ed25519.Sign(ed25519.NewKeyFromSeed(k.SigningSeed), append([]byte(context), digests[i]...))
+		by = append(by, array(octets(k.Certificate), octets(signature)))
+	}
+	return array(text("cepa/1 evidence"), text("example"), number(vectorPeriod), text(what), values(digests), listed(by))
+}
+
+// makeBatch asks for two descriptors.
+func makeBatch(descriptors []descriptorVector) (b batchVector) {
+	var items [][]byte
+	for _, d := range descriptors[:2] {
+		b.Descriptors = append(b.Descriptors, d.Name)
+		b.Request = append(b.Request, d.DocumentDigest...)
+		items = append(items, octets(d.Document))
+	}
+	b.Answer = array(text("cepa/1 descriptors"), listed(items))
+	return b
 }
 
 // makeConsensus returns what the rules of doc/spec.md section 8 make of the votes, worked out by hand: of 4 authorities
@@ -383,11 +526,14 @@ func makeConsensus(descriptors []descriptorVector) consensusVector {
 	c := consensusVector{
 		Network: "example", Interval: vectorInterval, Period: vectorPeriod,
 		ValidAfter: vectorStart, FreshUntil: vectorStart + vectorInterval, ValidUntil: vectorStart + 24*vectorInterval,
+		// Of 0.2.0, 0.9.1 and 0.10 the middle one. Two require a version, and two state a current value: too few.
+		Versions: []string{"0.9.1", ""},
+		Random:   []hexBytes{vectorSeed("previous"), {}},
 		// Two state unmeasured-weight: too few.
 		Params: map[string]int64{"relays-per-address": 2, "x-negative": -4},
 		Relays: []entryVector{
 			{"guard", running | guard, 200},     // two say Fast
-			{"exit, older", running | exit, 50}, // the third of the newest first; one vote counts as weight 0
+			{"exit, newer", running | exit, 50}, // two name it, n − threshold + 1; one vote counts as weight 0
 			// Not "unpopular", which two list; not "not valid", which two call so.
 			{"crowd c", running, 30}, // the heaviest at its address, where two may be
 		},
@@ -405,7 +551,7 @@ func makeConsensus(descriptors []descriptorVector) consensusVector {
 	for _, k := range signers {
 		c.Signers = append(c.Signers, k.Name)
 	}
-	c.sealed = sealConsensus(consensusBody(c.Params, columns), signers...)
+	c.sealed = sealConsensus(c.body(columns), signers...)
 	c.ETag = `"` + hex.EncodeToString(c.DocumentDigest[:16]) + `"`
 	return c
 }
@@ -423,8 +569,9 @@ func consensusSigners() []keyVector {
 	return list
 }
 
-func consensusBody(params map[string]int64, columns [][]byte) []byte {
-	return array(text("example"), number(vectorInterval), number(vectorPeriod), parameters(params), listed(columns))
+func (c *consensusVector) body(columns [][]byte) []byte {
+	return array(text("example"), number(vectorInterval), number(vectorPeriod), parameters(c.Params), array(text(c.Versions[0]), text(c.Versions[1])),
+		values(c.Random), listed(columns))
 }
 
 // makeColumns encodes the relays of a consensus, column by column.
@@ -549,9 +696,12 @@ func makeVectors() vectors {
 	for _, k := range consensusSigners() {
 		v.Signatures = append(v.Signatures, exchanged("cepa/1 consensus signature", "example", v.Consensus.BodyDigest, k))
 	}
+	v.Ballot, v.Evidence, v.Batch = makeBallot(v.Votes), makeEvidence(), makeBatch(v.Descriptors)
 	f := failures{vectors: &v}
 	f.descriptors()
 	f.votes()
+	f.ballots()
+	f.evidence()
 	f.consensuses()
 	f.signatures()
 	f.networkFiles()
@@ -686,7 +836,7 @@ func (f *failures) votes() {
 	const kind = "vote"
 	base := voteVector{
 		Authority: "authority 1", Network: "example", Interval: vectorInterval, Period: vectorPeriod, Params: map[string]int64{"a": 1, "bb": 2},
-		Entries: []entryVector{{"guard", running, 1}, {"exit, newer", running, 1}},
+		Versions: []string{"", ""}, Random: []hexBytes{{}, {}, {}, {}}, Entries: []entryVector{{"guard", running, 1}, {"exit, newer", running, 1}},
 	}
 	sortRelays(base.Entries, f.Descriptors)
 	key := authorityKeys("authority 1")
@@ -695,10 +845,10 @@ func (f *failures) votes() {
 		items[i] = item
 		f.add(kind, name, err, sealVote(listed(items), key).Document)
 	}
-	entry := func(document []byte, flags, weight uint64) []byte {
-		return array(octets(document), number(flags), number(weight))
+	ids := [][]byte{byName(f.Descriptors, base.Entries[0].Descriptor).Identity, byName(f.Descriptors, base.Entries[1].Descriptor).Identity}
+	entries := func(first, second []byte, flags, weight uint64) []byte {
+		return array(octets(slices.Concat(first, second)), octets(make([]byte, 64)), array(number(running), number(flags)), array(number(1), number(weight)))
 	}
-	first, second := byName(f.Descriptors, base.Entries[0].Descriptor).Document, byName(f.Descriptors, base.Entries[1].Descriptor).Document
 	field("another network", "ErrWrongNetwork", 0, text("other"))
 	field("another interval", "ErrWrongNetwork", 1, number(vectorInterval+1))
 	field("in the name of another authority", "ErrUnknownSigner", 3, octets(authorityKeys("authority 2").Identity))
@@ -706,21 +856,66 @@ func (f *failures) votes() {
 	field("a parameter twice", "ErrMalformed", 4, slices.Concat(head(5, 2), text("a"), number(1), text("a"), number(1)))
 	field("a parameter with a capital letter", "ErrMalformed", 4, parameters(map[string]int64{"A": 1}))
 	field("a parameter above 2^63 - 1", "ErrMalformed", 4, slices.Concat(head(5, 1), text("a"), number(1<<63)))
-	field("entries not sorted", "ErrMalformed", 5, array(entry(second, running, 1), entry(first, running, 1)))
-	field("a relay twice", "ErrMalformed", 5, array(entry(first, running, 1), entry(first, running, 1)))
-	field("flag 512", "ErrMalformed", 5, array(entry(first, 512, 1)))
-	field("weight above 10^12", "ErrMalformed", 5, array(entry(first, running, 1_000_000_000_001)))
-	other := byName(f.Descriptors, "guard").fields()
-	other[0] = text("other")
-	field("a descriptor of another network", "ErrMalformed", 5, array(entry(sealDescriptor(listed(other), relayKeys("guard")).Document, running, 1)))
-	forged := bytes.Clone(first)
-	forged[len(forged)-1] ^= 1
-	field("a descriptor with a bad signature", "ErrMalformed", 5, array(entry(forged, running, 1)))
+	field("a version of one number", "ErrMalformed", 5, array(text("1"), text("")))
+	field("a version with a suffix", "ErrMalformed", 5, array(text(""), text("0.2.0-rc1")))
+	field("one version", "ErrMalformed", 5, array(text("")))
+	field("a commitment in the second half of a run", "ErrMalformed", 6, values([]hexBytes{vectorSeed("x"), {}, {}, {}}))
+	field("a random value of 31 bytes", "ErrMalformed", 6, values([]hexBytes{{}, {}, {}, vectorSeed("x")[:31]}))
+	field("entries not sorted", "ErrMalformed", 7, entries(ids[1], ids[0], running, 1))
+	field("a relay twice", "ErrMalformed", 7, entries(ids[0], ids[0], running, 1))
+	field("flag 512", "ErrMalformed", 7, entries(ids[0], ids[1], 512, 1))
+	field("weight above 10^12", "ErrMalformed", 7, entries(ids[0], ids[1], running, 1_000_000_000_001))
+	field("an identity too few", "ErrMalformed", 7, entries(ids[0], nil, running, 1))
+	early := base
+	early.Period = vectorPeriod/24*24 + 11
+	early.Random = []hexBytes{{}, vectorSeed("x"), {}, {}}
+	f.add(kind, "a secret in the first half of a run", "ErrMalformed",
+		seal("cepa/1 vote", fmt.Sprint("cepa/1 vote example ", early.Period), listed(early.fields(f.Descriptors)), key).Document)
 	body := listed(base.fields(f.Descriptors))
 	f.add(kind, "signed by a stranger", "ErrUnknownSigner", sealVote(body, authorityKeys("stranger")).Document)
 	f.add(kind, "certificate for descriptors", "ErrBadSignature", sealVote(body, certified("authority 1", 2, vectorStart, vectorStart+1)).Document)
 	f.add(kind, "certificate from after the start of its period on", "ErrBadSignature", sealVote(body, certified("authority 1", 3, vectorStart+1, vectorStart+7200)).Document)
 	f.add(kind, "signed as a consensus", "ErrBadSignature", seal("cepa/1 vote", f.consensusContext(), body, key).Document)
+	f.add(kind, "signed without network and period", "ErrBadSignature", seal("cepa/1 vote", "cepa/1 vote", body, key).Document)
+}
+
+// ballots changes one thing at a time in the ballot.
+func (f *failures) ballots() {
+	const kind = "ballot"
+	b := f.Ballot
+	change := func(name, err string, old, with []byte) {
+		f.add(kind, name, err, bytes.Replace(b.Document, old, with, 1))
+	}
+	first, endorsement := b.Heads[0], f.Ballot.Heads[0].Endorsements
+	if len(endorsement) == 0 {
+		first, endorsement = b.Heads[1], b.Heads[1].Endorsements
+	}
+	change("another network", "ErrWrongNetwork", text("example"), text("examplf"))
+	change("another kind", "ErrMalformed", text("cepa/1 ballot"), text("cepa/1 ballos"))
+	change("another period", "ErrBadSignature", number(vectorPeriod), number(vectorPeriod+1))
+	change("another digest", "ErrBadSignature", first.Digest, vectorSeed("x"))
+	change("an endorsement that is the author's signature", "ErrBadSignature", endorsement[0].Signature, first.Signature)
+	change("an endorsement twice", "ErrBadSignature", endorsement[1].Signature, endorsement[0].Signature)
+	stranger := authorityKeys("stranger")
+	change("a stranger's certificate", "ErrUnknownSigner", authorityKeys("authority 4").Certificate, stranger.Certificate)
+	change("a certificate for descriptors", "ErrBadSignature", authorityKeys("authority 4").Certificate, certified("authority 4", 2, vectorStart, vectorStart+1).Certificate)
+	f.add(kind, "a certificate that nobody needs", "ErrMalformed", array(text("cepa/1 ballot"), text("example"), number(vectorPeriod),
+		array(octets(authorityKeys("authority 1").Certificate)), array()))
+	f.add(kind, "a byte behind it", "ErrMalformed", append(bytes.Clone(b.Document), 0))
+	f.add(kind, "more than its bound", "ErrTooLarge", make([]byte, 1024+4*2*(64+4*226)+1))
+}
+
+// evidence changes one thing at a time in the proof.
+func (f *failures) evidence() {
+	const kind = "evidence"
+	k, digests := authorityKeys("authority 3"), f.Evidence.Digests
+	swapped := []hexBytes{digests[1], digests[0]}
+	f.add(kind, "digests not sorted", "ErrMalformed", proof("vote", voteContext, swapped, k, k))
+	f.add(kind, "one digest twice", "ErrMalformed", proof("vote", voteContext, []hexBytes{digests[0], digests[0]}, k, k))
+	f.add(kind, "two authorities", "ErrMalformed", proof("vote", voteContext, digests, k, authorityKeys("authority 2")))
+	f.add(kind, "about something else", "ErrMalformed", proof("ballot", voteContext, digests, k, k))
+	f.add(kind, "signed as a consensus", "ErrBadSignature", proof("vote", f.consensusContext(), digests, k, k))
+	f.add(kind, "a certificate for descriptors", "ErrBadSignature", proof("vote", voteContext, digests, k, relayKeys("authority 3")))
 }
 
 func (*failures) consensusContext() string { return fmt.Sprint("cepa/1 consensus ", vectorPeriod) }
@@ -732,22 +927,22 @@ func (f *failures) consensuses() {
 	relays := func(name string, change func(columns [][]byte)) {
 		_, columns := makeColumns(c.Relays, f.Descriptors)
 		change(columns)
-		f.add(kind, name, "ErrMalformed", sealConsensus(consensusBody(c.Params, columns), signers...).Document)
+		f.add(kind, name, "ErrMalformed", sealConsensus(c.body(columns), signers...).Document)
 	}
 	relays("a relay that is not valid", func(c [][]byte) { c[9] = array(number(1), number(3), number(3), number(3)) })
 	relays("flags of a relay are missing", func(c [][]byte) { c[9] = array(number(3), number(3), number(3)) })
 	relays("flag 512", func(c [][]byte) { c[9] = array(number(3), number(3), number(3), number(512+3)) })
-	relays("a policy that no relay has", func(c [][]byte) { c[11] = array(text("80"), text("80,443,8000-8999/443"), text("none")) })
-	relays("policies not sorted", func(c [][]byte) { c[11] = array(text("none"), text("80,443,8000-8999/443")) })
+	relays("a policy that no relay has", func(c [][]byte) { c[11] = array(text("*"), text("80"), text("none")) })
+	relays("policies not sorted", func(c [][]byte) { c[11] = array(text("none"), text("*")) })
 	relays("a policy beyond the table", func(c [][]byte) { c[12] = array(number(0), number(1), number(1), number(2)) })
 	relays("a byte too many in the ports", func(c [][]byte) { c[8] = octets(make([]byte, 15)) })
 	relays("an IPv4 address too few", func(c [][]byte) { c[6] = octets(make([]byte, 16)) })
 	swapped := slices.Clone(c.Relays)
 	slices.Reverse(swapped)
 	_, columns := makeColumns(swapped, f.Descriptors)
-	f.add(kind, "relays not sorted", "ErrMalformed", sealConsensus(consensusBody(c.Params, columns), signers...).Document)
+	f.add(kind, "relays not sorted", "ErrMalformed", sealConsensus(c.body(columns), signers...).Document)
 	_, columns = makeColumns(append(c.Relays[:1:1], c.Relays...), f.Descriptors)
-	f.add(kind, "a relay twice", "ErrMalformed", sealConsensus(consensusBody(c.Params, columns), signers...).Document)
+	f.add(kind, "a relay twice", "ErrMalformed", sealConsensus(c.body(columns), signers...).Document)
 
 	signed := func(name, err string, keys ...keyVector) {
 		f.add(kind, name, err, sealConsensus(c.Body, keys...).Document)
@@ -836,7 +1031,9 @@ func TestVectors(t *testing.T) {
 	}
 	c := checker{t, &v, network, map[string]*directory.Descriptor{}}
 	c.descriptors()
-	c.consensus(c.votes())
+	votes := c.votes()
+	c.consensus(votes)
+	c.exchange(votes)
 	for _, f := range v.Failures {
 		if err := c.parse(f.Kind, f.Document, f.Now); !errors.Is(err, sentinel(f.Error)) || sentinel(f.Error) == nil {
 			t.Errorf("%s: %s: got %v, want %s", f.Kind, f.Name, err, f.Error)
@@ -870,6 +1067,10 @@ func (c *checker) parse(kind string, document []byte, now int64) (err error) {
 		_, err = directory.ParseConsensus(document, c.network, time.Unix(now, 0))
 	case "consensus signature":
 		_, err = directory.ParseSignature(document, c.network)
+	case "ballot":
+		_, err = directory.ParseBallot(document, c.network)
+	case "evidence":
+		_, err = directory.ParseEvidence(document)
 	case "network file":
 		_, err = directory.ParseNetwork(document)
 	}
@@ -945,22 +1146,78 @@ func (c *checker) votes() (votes []*directory.Vote) {
 		key, cert := c.keys(v.Authority)
 		want := &directory.Vote{
 			Network: v.Network, Interval: time.Duration(v.Interval) * time.Second, Period: v.Period, Authority: cert.Identity, Params: v.Params,
+			Versions: directory.Versions{Recommended: v.Versions[0], Required: v.Versions[1]},
 		}
+		copy(want.Random.Commitment[:], v.Random[0])
+		copy(want.Random.Secret[:], v.Random[1])
+		copy(want.Random.Previous[:], v.Random[2])
+		copy(want.Random.Current[:], v.Random[3])
 		for _, e := range v.Entries {
-			want.Entries = append(want.Entries, directory.VoteEntry{Descriptor: c.parsed[e.Descriptor], Flags: directory.Flags(e.Flags), Weight: e.Weight})
+			d := c.parsed[e.Descriptor]
+			want.Entries = append(want.Entries, directory.VoteEntry{Descriptor: d, Flags: directory.Flags(e.Flags), Weight: e.Weight, Identity: d.Identity, Digest: d.Digest()})
 		}
 		document, err := directory.SignVote(want, key, cert)
 		c.same(v.Authority, document, v.Document, err)
-		got, err := directory.ParseVote(v.Document, c.network, nil)
+		got, err := directory.ParseVote(v.Document, c.network, c.byDigest)
 		if err != nil {
 			c.t.Fatalf("%s: %v", v.Authority, err)
 		}
-		if got.Authority != want.Authority || !reflect.DeepEqual(got.Params, want.Params) || !reflect.DeepEqual(got.Entries, want.Entries) {
+		if got.Authority != want.Authority || !reflect.DeepEqual(got.Params, want.Params) || got.Versions != want.Versions || got.Random != want.Random || !reflect.DeepEqual(got.Entries, want.Entries) {
 			c.t.Errorf("%s: parsed as %+v", v.Authority, got)
 		}
+		digest := got.Digest()
+		c.same(v.Authority+", digest", digest[:], v.BodyDigest, nil)
 		votes = append(votes, got)
 	}
 	return votes
+}
+
+func (c *checker) byDigest(digest [32]byte) *directory.Descriptor {
+	for _, d := range c.parsed {
+		if d.Digest() == digest {
+			return d
+		}
+	}
+	return nil
+}
+
+// exchange makes and parses what authorities send each other about votes.
+func (c *checker) exchange(votes []*directory.Vote) {
+	made := &directory.Ballot{Period: vectorPeriod}
+	for _, h := range c.v.Ballot.Heads {
+		i := slices.IndexFunc(c.v.Votes, func(v voteVector) bool { return v.Authority == h.Authority })
+		head := votes[i].Head()
+		for _, e := range h.Endorsements {
+			key, cert := c.keys(e.Authority)
+			head.Endorsements = append(head.Endorsements, head.Endorse("example", vectorPeriod, key, cert))
+		}
+		made.Heads = append(made.Heads, head)
+	}
+	c.same("ballot", directory.EncodeBallot("example", made), c.v.Ballot.Document, nil)
+	got, err := directory.ParseBallot(c.v.Ballot.Document, c.network)
+	if err != nil || !reflect.DeepEqual(got, made) {
+		c.t.Errorf("ballot parsed as %+v, error %v", got, err)
+	}
+	e, err := directory.ParseEvidence(c.v.Evidence.Document)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.same("evidence", e.Raw(), c.v.Evidence.Document, nil)
+	c.same("first digest of evidence", e.Digests[0][:], c.v.Evidence.Digests[0], nil)
+	if _, cert := c.keys(c.v.Evidence.Authority); e.Authority != cert.Identity || e.What != directory.EvidenceVote || e.Period != vectorPeriod {
+		c.t.Errorf("evidence parsed as %+v", e)
+	}
+	var list []*directory.Descriptor
+	var digests [][32]byte
+	for _, name := range c.v.Batch.Descriptors {
+		list, digests = append(list, c.parsed[name]), append(digests, c.parsed[name].Digest())
+	}
+	c.same("request for descriptors", directory.EncodeDigests(digests), c.v.Batch.Request, nil)
+	c.same("batch of descriptors", directory.EncodeDescriptors(list), c.v.Batch.Answer, nil)
+	back, err := directory.ParseDescriptors(c.v.Batch.Answer, func(digest [32]byte) bool { return digest != digests[0] })
+	if err != nil || len(back) != 1 || back[0].Digest() != digests[1] {
+		c.t.Errorf("batch parsed as %v, error %v", back, err)
+	}
 }
 
 // consensus computes, signs, assembles and parses the consensus of the votes.
@@ -992,7 +1249,8 @@ func (c *checker) consensus(votes []*directory.Vote) {
 		c.t.Fatal(err)
 	}
 	if got.ValidAfter.Unix() != want.ValidAfter || got.FreshUntil.Unix() != want.FreshUntil || got.ValidUntil.Unix() != want.ValidUntil ||
-		!reflect.DeepEqual(got.Params, directory.Params(want.Params)) || len(got.Relays) != len(want.Relays) || len(got.Signers) != len(want.Signers) {
+		!reflect.DeepEqual(got.Params, directory.Params(want.Params)) || got.Versions.Recommended != want.Versions[0] || got.Versions.Required != want.Versions[1] ||
+		!bytes.Equal(got.Random.Previous[:], want.Random[0]) || got.Random.Current != (directory.RandomValue{}) || len(got.Relays) != len(want.Relays) || len(got.Signers) != len(want.Signers) {
 		c.t.Fatalf("consensus parsed as %+v", got)
 	}
 	for i, e := range want.Relays {

@@ -1,11 +1,6 @@
 package directory
 
-import (
-	"errors"
-	"fmt"
-
-	"github.com/klauspost/compress/zstd"
-)
+import "github.com/klauspost/compress/zstd"
 
 // minDecoder is the least memory in bytes that a zstd decoder is content with: it refuses short frames under lower limits.
 const minDecoder = 64 << 10
@@ -34,26 +29,7 @@ func Compress(b []byte) []byte {
 
 // Decompress undoes Compress. It never returns more than limit bytes, nor allocates much more: what would be longer is ErrTooLarge, what is
 // no zstd stream ErrMalformed.
-func Decompress(b []byte, limit int) ([]byte, error) {
-	if len(b) > MaxCompressed(limit) {
-		return nil, fmt.Errorf("directory: %d compressed bytes: %w", len(b), ErrTooLarge)
-	}
-	memory := uint64(max(limit, minDecoder))
-	dec, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true),
-		zstd.WithDecoderMaxMemory(memory), zstd.WithDecoderMaxWindow(memory))
-	if err != nil {
-		return nil, fmt.Errorf("directory: decompressing: %w", err)
-	}
-	defer dec.Close()
-	out, err := dec.DecodeAll(b, nil)
-	switch {
-	case errors.Is(err, zstd.ErrDecoderSizeExceeded), errors.Is(err, zstd.ErrWindowSizeExceeded), len(out) > limit:
-		return nil, fmt.Errorf("directory: decompressing to more than %d bytes: %w", limit, ErrTooLarge)
-	case err != nil:
-		return nil, fmt.Errorf("directory: decompressing: %w: %w", ErrMalformed, err)
-	}
-	return out, nil
-}
+func Decompress(b []byte, limit int) ([]byte, error) { return decompress(b, limit) }
 
 // MaxCompressed is how many bytes a zstd stream of at most limit bytes may have: whoever reads one from the network stops there.
 func MaxCompressed(limit int) int { return limit + limit/256 + zstdOverhead }

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"cepa/directory"
+	"cepa/directory/authority"
 )
 
 // tempPrefix begins the names of files that are being written; the next start
@@ -95,6 +96,9 @@ func checkFile(name string, text []byte, network *directory.Network) error {
 		return nil
 	case name == "descriptors":
 		return checkDescriptors(text)
+	case name == authority.EvidenceFile:
+		_, err := authority.ParseEvidence(text)
+		return err
 	}
 	return errors.New("these tests do not know this file: teach them")
 }

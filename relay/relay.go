@@ -286,7 +286,7 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	r.spawn(func() { r.dir.serve(ctx) })
 	r.spawn(func() { r.publishLoop(ctx) })
 	r.spawn(func() { r.renewLoop(ctx) })
-	r.spawn(func() { clock.Watch(ctx, clockCheck, r.cfg.Now, r.onJump) })
+	r.spawn(func() { clock.Watch(ctx, clockCheck, clock.Tolerance, r.cfg.Now, r.onJump) })
 	r.creator.run(ctx)
 	if r.memory != nil {
 		r.spawn(func() { r.memory.run(ctx) })

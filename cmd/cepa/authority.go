@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -25,6 +26,7 @@ type authorityOptions struct {
 	allowPrivate bool
 	testingFlags bool
 	firstRelays  int
+	rules        string
 }
 
 // authorityStatus is what an authority tells about itself.
@@ -50,7 +52,11 @@ the lines for that file.
 
 It signs with a key that the identity has certified for a limited time. When the
 identity lies in the data directory, new ones are made by themselves; when it is kept
-offline, "cepa authority renew" makes them, and SIGHUP, or the next vote, takes them.`,
+offline, "cepa authority renew" makes them, and SIGHUP, or the next vote, takes them.
+
+What its operator decides about single relays stands in relays.toml in the data
+directory, or in the file of --rules: a table [relays], of identities and
+"reject" (not valid), "bad-exit" or "middle-only". It is read before each vote.`,
 		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030\n  cepa authority --network network.toml",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -63,7 +69,8 @@ offline, "cepa authority renew" makes them, and SIGHUP, or the next vote, takes 
 	f.BoolVar(&o.allowPrivate, "allow-private-addresses", false, "list relays on private addresses too; for networks inside one building")
 	f.BoolVar(&o.testingFlags, "testing-flags", false, "give new relays all flags at once; for test networks")
 	f.IntVar(&o.firstRelays, "first-round", 0, "in a network without consensus, vote at once when this many relays have come")
-	cmd.AddCommand(newAuthorityInit(), newAuthorityRenew())
+	f.StringVar(&o.rules, "rules", "", "file with rules for single relays (default relays.toml in the data directory, if it exists)")
+	cmd.AddCommand(newAuthorityInit(), newAuthorityRenew(), newAuthorityEvidence())
 	return cmd
 }
 
@@ -86,10 +93,18 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 			return fmt.Errorf("the identity in %s is not in the network file: add the lines that \"cepa authority init\" prints, or name the right --data-dir", n.dir.Path(identityFile))
 		}
 	}
+	rules := rulesReader(o.rules, n.dir.Path("relays.toml"))
+	text, err := rules()
+	if err != nil {
+		return err
+	}
+	if _, err := directory.ParseRules(text); err != nil {
+		return err
+	}
 	a, err := authority.New(authority.Config{
 		Network: n.net, Key: key, Store: n.dir, Log: n.log,
 		TestingFlags: o.testingFlags, AllowPrivateAddresses: o.allowPrivate,
-		FirstRound: authority.FirstRound{Relays: o.firstRelays},
+		FirstRound: authority.FirstRound{Relays: o.firstRelays}, Rules: rules,
 	})
 	if err != nil {
 		return err
@@ -140,6 +155,29 @@ func reloadLoop(ctx context.Context, signals <-chan os.Signal, a *authority.Auth
 			continue
 		}
 		log.Info("the signing key was looked at", "until", a.SigningUntil())
+	}
+}
+
+// rulesReader returns what reads the rules for relays: from the named file, which must be there, or from the usual one, which need not.
+func rulesReader(named, usual string) func() ([]byte, error) {
+	return func() ([]byte, error) {
+		path := named
+		if path == "" {
+			path = usual
+		}
+		f, err := os.Open(path)
+		if errors.Is(err, fs.ErrNotExist) && named == "" {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("the rules for relays cannot be read: %w", err)
+		}
+		defer f.Close()
+		b, err := io.ReadAll(io.LimitReader(f, directory.MaxRulesFile+1))
+		if err != nil {
+			return nil, fmt.Errorf("the rules for relays in %s cannot be read: %w", path, err)
+		}
+		return b, nil
 	}
 }
 

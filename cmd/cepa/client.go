@@ -25,7 +25,9 @@ func newClient() *cobra.Command {
 		Long: `Run a client of a network: programs that use its port reach the internet
 through three relays. The port speaks SOCKS5, SOCKS4a and HTTP (CONNECT and plain
 requests). Connections with different user names or passwords never share a
-circuit.`,
+circuit.
+
+It ends with exit code 3 when the authorities require a newer version of cepa.`,
 		Example: "  cepa client --network network.toml\n  curl --socks5-hostname 127.0.0.1:9250 https://example.org/\n  https_proxy=http://127.0.0.1:9250 wget https://example.org/",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,9 +57,19 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	}
 	defer c.Close()
 	n.serveStatus(func(s *nodeStatus) {
+		s.Versions = judgeVersion(c.Directory().Current(), version)
 		cs := c.Status()
 		s.Client, s.Socks = &cs, ln.Addr().String()
 	})
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	old := make(chan error, 1) // closed when the watcher ends
+	go func() {
+		defer close(old)
+		if err := watchVersion(ctx, c.Directory(), version, n.log); err != nil {
+			old <- err
+		}
+	}()
 	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
 	served := make(chan error, 1)
 	srv, err := newSocks(c, n.log)
@@ -76,6 +88,11 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 			}
 		case err := <-served:
 			return err
+		case err, ok := <-old:
+			if ok {
+				return err
+			}
+			old = nil
 		}
 	}
 }

@@ -21,6 +21,9 @@ type documentJSON struct {
 	ValidUntil *time.Time        `json:"valid_until,omitempty"`
 	Digest     string            `json:"digest,omitempty"`
 	Authority  string            `json:"authority,omitempty"`
+	Recommend  string            `json:"recommended_version,omitempty"`
+	Require    string            `json:"required_version,omitempty"`
+	Random     []string          `json:"shared_random,omitempty"` // current, previous
 	Params     map[string]int64  `json:"parameters,omitempty"`
 	Relays     []relayJSON       `json:"relays,omitempty"`
 	Descriptor *descriptorJSON   `json:"descriptor,omitempty"`
@@ -91,11 +94,13 @@ func jsonOf(d *directory.Document) *documentJSON {
 		out.Network, out.Interval, out.Period, out.Digest = c.Network, int64(c.Interval/time.Second), &c.Period, hex.EncodeToString(digest[:])
 		out.ValidAfter, out.FreshUntil, out.ValidUntil = &c.ValidAfter, &c.FreshUntil, &c.ValidUntil
 		out.Params, out.Relays = c.Params, relaysJSON(c.Relays)
+		out.Recommend, out.Require, out.Random = c.Versions.Recommended, c.Versions.Required, randomJSON(c.Random)
 	case directory.KindVote:
 		v := d.Vote
 		digest := v.Digest()
 		out.Network, out.Interval, out.Period, out.Digest = v.Network, int64(v.Interval/time.Second), &v.Period, hex.EncodeToString(digest[:])
 		out.Authority, out.Params, out.Relays = v.Authority.String(), v.Params, relaysJSON(v.Relays())
+		out.Recommend, out.Require, out.Random = v.Versions.Recommended, v.Versions.Required, randomJSON(v.Random.Random)
 	case directory.KindDescriptor:
 		out.Network, out.Descriptor = d.Descriptor.Network, descriptorOf(d.Descriptor)
 		digest := d.Descriptor.Digest()
@@ -112,6 +117,16 @@ func jsonOf(d *directory.Document) *documentJSON {
 		for _, a := range n.Authorities {
 			out.Named = append(out.Named, authorityJSON{a.Nickname, a.Identity.String(), a.Address})
 		}
+	}
+	return out
+}
+
+func randomJSON(r directory.Random) (out []string) {
+	for _, v := range []directory.RandomValue{r.Current, r.Previous} {
+		if v == (directory.RandomValue{}) {
+			break
+		}
+		out = append(out, hex.EncodeToString(v[:]))
 	}
 	return out
 }

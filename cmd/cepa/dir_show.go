@@ -58,6 +58,8 @@ func showDocument(w io.Writer, d *directory.Document, now time.Time) error {
 		fmt.Fprintf(tw, "  fresh until\t%s\n", stampOf(c.FreshUntil))
 		fmt.Fprintf(tw, "  digest\t%x\n", c.Digest())
 		fmt.Fprintf(tw, "  size\t%d bytes\n", len(c.Raw()))
+		showVersions(tw, c.Versions)
+		showRandom(tw, c.Random)
 		showParams(tw, c.Params)
 		showSigners(tw, d.Signers, nil)
 		showRelays(tw, c.Relays)
@@ -67,6 +69,8 @@ func showDocument(w io.Writer, d *directory.Document, now time.Time) error {
 		fmt.Fprintf(tw, "  period\t%d, of %s each, from %s on\n", v.Period, v.Interval, stampOf((&directory.Network{Interval: v.Interval}).PeriodStart(v.Period)))
 		fmt.Fprintf(tw, "  digest\t%x\n", v.Digest())
 		fmt.Fprintf(tw, "  size\t%d bytes\n", len(v.Raw()))
+		showVersions(tw, v.Versions)
+		showRandom(tw, v.Random.Random)
 		showParams(tw, v.Params)
 		showSigners(tw, d.Signers, nil)
 		showRelays(tw, v.Relays())
@@ -98,6 +102,22 @@ func ageOf(c *directory.Consensus, now time.Time) string {
 		return "valid and fresh now"
 	}
 	return "valid now, and a newer one is due"
+}
+
+func showVersions(w io.Writer, v directory.Versions) {
+	for _, line := range [][2]string{{"recommended version", v.Recommended}, {"required version", v.Required}} {
+		if line[1] != "" {
+			fmt.Fprintf(w, "  %s\t%s or later\n", line[0], line[1])
+		}
+	}
+}
+
+func showRandom(w io.Writer, r directory.Random) {
+	for i, v := range []directory.RandomValue{r.Current, r.Previous} {
+		if v != (directory.RandomValue{}) {
+			fmt.Fprintf(w, "  shared random value\t%x, %s\n", v, []string{"current", "previous"}[i])
+		}
+	}
 }
 
 func showParams(w io.Writer, p directory.Params) {
@@ -154,6 +174,10 @@ func showRelays(w io.Writer, relays []directory.Relay) {
 			guards++
 		}
 		weight += r.Weight
+		if r.Nickname == "" { // of a vote, which does not hold descriptors
+			fmt.Fprintf(w, "-\t%s\t-\t%d\t%s\t-\t-\t-\n", r.Identity.Short(), r.Weight, strings.ReplaceAll(r.Flags.String(), " ", ","))
+			continue
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", r.Nickname, r.Identity.Short(), listOf(r.Addresses, " "), r.Weight,
 			strings.ReplaceAll(r.Flags.String(), " ", ","), shortPolicy(r.Exit), familiesOf(r.Family), r.Version)
 	}

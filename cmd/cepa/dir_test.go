@@ -115,7 +115,12 @@ func (a *archive) vote(i int, period uint64, params directory.Params, list ...*d
 	k, c := a.signing(a.keys[i], identity.PurposeConsensus)
 	b, err := directory.SignVote(v, k, c)
 	a.must(err)
-	v, err = directory.ParseVote(b, a.network, nil)
+	v, err = directory.ParseVote(b, a.network, func(digest [32]byte) *directory.Descriptor {
+		if i := slices.IndexFunc(list, func(d *directory.Descriptor) bool { return d.Digest() == digest }); i >= 0 {
+			return list[i]
+		}
+		return nil
+	})
 	a.must(err)
 	return v
 }

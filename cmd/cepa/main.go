@@ -25,6 +25,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1 // it could not do what was asked
 	exitUsage  = 2 // it was asked in a way that it does not understand
+	exitOld    = 3 // the network requires a newer version
 )
 
 // usageError is a mistake on the command line.
@@ -58,6 +59,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var usage usageError
 	if errors.As(err, &usage) {
 		return exitUsage
+	}
+	var old *outdatedError
+	if errors.As(err, &old) {
+		return exitOld
 	}
 	return exitFailed
 }

@@ -236,7 +236,10 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
-	n.serveStatus(func(s *nodeStatus) { s.Relays = []relay.Status{r.Status()} }, resource{setResource, relaySetHandler(r)})
+	n.serveStatus(func(s *nodeStatus) {
+		s.Relays = []relay.Status{r.Status()}
+		s.Versions = judgeVersion(r.Directory().Current(), version)
+	}, resource{setResource, relaySetHandler(r)})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	n.wg.Add(1)
@@ -249,9 +252,22 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 		defer n.wg.Done()
 		rereadLoop(ctx, hangup, o, r, n.log)
 	}()
+	var old error // written before the watcher ends
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if old = watchVersion(ctx, r.Directory(), version, n.log); old != nil {
+			cancel()
+		}
+	}()
 	defer cancel() // before close waits
 	fmt.Fprintf(stdout, "relay %s (%s) of network %q on %s; Ctrl-C ends it\n", cfg.Nickname, r.Identity().Short(), n.net.Name, ln.Addr())
-	return r.Serve(ctx, ln)
+	err = r.Serve(ctx, ln)
+	cancel()
+	if <-watched; old != nil {
+		return old
+	}
+	return err
 }
 
 // announce says when the consensus lists the relay, and when it no longer does.

@@ -32,6 +32,8 @@ type nodeStatus struct {
 	Relays  []relay.Status `json:"relays,omitempty"`
 
 	Authority *authorityStatus `json:"authority,omitempty"`
+	// Versions is what the authorities say of versions of cepa, if anything.
+	Versions *versionStatus `json:"versions,omitempty"`
 }
 
 // defaultDataDir is where a network of simnet lives when nothing else is said
@@ -74,6 +76,7 @@ It asks over the control socket in that directory.`,
 
 func printStatus(w io.Writer, s *nodeStatus) error {
 	fmt.Fprintf(w, "cepa %s, %s of network %q, up %s\n", s.Version, s.Role, s.Network, s.Uptime.Round(time.Second))
+	printVersion(w, s.Version, s.Versions)
 	if c := s.Client; c != nil {
 		fmt.Fprintf(w, "\nClient: %d %%, %s\n", c.Bootstrap.Percent, c.Bootstrap.Summary)
 		if c.Bootstrap.Problem != "" {

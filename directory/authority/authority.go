@@ -16,19 +16,18 @@ import (
 	"sync/atomic"
 	"time"
 
-	"cepa/clock"
 	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/directory/mirror"
 )
 
 const (
-	// defaultMaxRelays bounds the descriptors that are kept: with the longest ones a vote is still below directory.MaxVoteSize.
+	// defaultMaxRelays bounds the descriptors that are kept.
 	defaultMaxRelays = 12_000
 )
 
-// Store keeps what must survive a restart; *state.Dir is one. The files are "consensus", "descriptors", "vote", "signed", "certificates" and
-// SigningFile, which is secret.
+// Store keeps what must survive a restart; *state.Dir is one. The files are "consensus", "descriptors", "vote", "signed", "random.json", "evidence",
+// "certificates" and SigningFile, which is secret; NAME.damaged is a copy of one that could not be read.
 type Store = mirror.Store
 
 // FirstRound makes a new network start at once instead of at its next period. It matters only to an authority that has no
@@ -60,7 +59,10 @@ type Config struct {
 	AllowPrivateAddresses bool
 	// MaxRelays bounds the relays that are kept; 12,000 when 0.
 	MaxRelays int
-	// Rand is where the signing key comes from; crypto/rand.Reader when nil.
+	// Rules returns the operator's rules for single relays, as directory.ParseRules reads them; there are none when nil. It is called before each
+	// vote.
+	Rules func() ([]byte, error)
+	// Rand is where the signing key and the shared randomness come from; crypto/rand.Reader when nil.
 	Rand io.Reader
 	// Now is the date; time.Now when nil.
 	Now func() time.Time
@@ -86,16 +88,27 @@ type Authority struct {
 	mu        sync.Mutex // guards everything below; never held while waiting
 	closed    bool
 	relays    map[identity.ID]*entry
-	byDigest  map[[32]byte]*directory.Descriptor    // of relays
-	dirty     chan struct{}                         // capacity 1: descriptors are to be saved
-	rounds    map[uint64]*round                     // by period
-	lastRound uint64                                // newest period whose round has begun here
-	document  *mirror.Document                      // what is served; nil until the first
-	changed   chan struct{}                         // closed and replaced when relays, rounds or document change
-	uploads   chan struct{}                         // one element for each vote being uploaded
+	byDigest  map[[32]byte]*directory.Descriptor // of relays
+	dirty     chan struct{}                      // capacity 1: descriptors are to be saved
+	rounds    map[uint64]*round                  // by period
+	lastRound uint64                             // newest period whose round has begun here
+	document  *mirror.Document                   // what is served; nil until the first
+	changed   chan struct{}                      // closed and replaced when relays, rounds or document change
+	jumps     int                                // how often the clock has jumped
+	bases     map[identity.ID][]byte             // the last vote that counted of each authority, against which its next one is sent
+	evidence  []*directory.Evidence
 	newest    map[identity.ID]*identity.Certificate // of each authority, as far as seen
 
-	saving chan struct{} // capacity 1: held while descriptors or certificates are written
+	superseded [2]map[[32]byte]*directory.Descriptor // replaced by newer ones since the last round began, and in the one before: votes may name them
+	refused    map[[32]byte]bool                     // descriptors of peers' votes that are not worth asking for
+	randomness *randomState                          // nil before the first vote
+	noVote     uint64                                // up to this period there may have been a vote that the store has lost
+	noSign     uint64                                // the same for signatures
+
+	dirtyEvidence chan struct{}   // capacity 1: evidence is to be saved
+	rules         directory.Rules // of the last vote; used by the schedule alone
+	packing       chan struct{}   // capacity 1: held while a vote is compressed
+	saving        chan struct{}   // capacity 1: held while descriptors or certificates are written
 }
 
 // New returns an authority with what its store holds. It neither listens nor dials before Serve and Run.
@@ -127,9 +140,13 @@ func New(cfg Config) (*Authority, error) {
 		dirty:    make(chan struct{}, 1),
 		rounds:   make(map[uint64]*round),
 		changed:  make(chan struct{}),
-		uploads:  make(chan struct{}, maxUploads),
+		bases:    make(map[identity.ID][]byte),
+		refused:  make(map[[32]byte]bool),
+		packing:  make(chan struct{}, 1),
 		saving:   make(chan struct{}, 1),
 		newest:   make(map[identity.ID]*identity.Certificate),
+
+		dirtyEvidence: make(chan struct{}, 1),
 	}
 	if err := a.loadCertificates(); err != nil {
 		return nil, err
@@ -197,7 +214,7 @@ func (a *Authority) Run(ctx context.Context) error {
 	var saver sync.WaitGroup
 	saver.Go(func() { a.saveLoop(ctx) })
 	saver.Go(func() { a.keyLoop(ctx) })
-	saver.Go(func() { clock.Watch(ctx, clockCheck, a.now, func(j clock.Jump) { j.Log(a.log) }) })
+	saver.Go(func() { a.watchClock(ctx) })
 	a.schedule(ctx)
 	cancel()
 	saver.Wait()

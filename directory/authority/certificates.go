@@ -13,9 +13,9 @@ import (
 )
 
 // The newest certificate of each authority that was seen is kept, so that a signing key that was replaced, perhaps because somebody has stolen it, no
-// longer serves. Certificates are learned from votes and signatures that were taken and from every consensus that is published. They are looked at where
-// documents come from their authors only: a vote that a peer hands on is taken whatever its key, because those who know of the newer key and those who do not
-// yet must compute from the same votes. As nobody who knows takes the vote of the old key, nobody hands it on.
+// longer serves. Certificates are learned from heads of votes and signatures that were taken and from every consensus that is published. They are looked at
+// where documents come from their authors only: a head that others have endorsed is taken whatever its key, because those who know of the newer key and those
+// who do not yet must agree on the same votes. As nobody who knows takes the head of the old key, nobody endorses it.
 const (
 	certificatesFile  = "certificates"
 	certificatesMagic = "cepa authority certificates 1\n"
@@ -26,21 +26,27 @@ const (
 // errSuperseded: made with a key whose time was over before its certificate said so.
 var errSuperseded = errors.New("that authority has a newer signing key")
 
-// takeVote keeps a verified vote that came from its author.
-func (a *Authority) takeVote(v *directory.Vote) error {
-	if err := a.superseded(v.Raw()); err != nil {
-		return err
+// withoutReplaced returns the heads of a verified ballot but for those that come from their authors and are signed with a key that was replaced, and takes
+// note of their certificates. The error is that of one that is left out.
+func (a *Authority) withoutReplaced(all []directory.Head) (heads []directory.Head, err error) {
+	var certs []*identity.Certificate
+	for _, h := range all {
+		c := h.Certificate()
+		if len(h.Endorsements) == 0 {
+			if replaced := a.replaced(c); replaced != nil {
+				err = replaced
+				continue
+			}
+		}
+		heads, certs = append(heads, h), append(certs, c)
 	}
-	err := a.addVote(v, true)
-	if err == nil {
-		a.learnCertificates(v.Raw())
-	}
-	return err
+	a.learn(certs)
+	return heads, err
 }
 
 // takeSignature keeps a verified signature on a consensus.
 func (a *Authority) takeSignature(s *directory.Signature) error {
-	if err := a.superseded(s.Raw()); err != nil {
+	if err := a.replacedIn(s.Raw()); err != nil {
 		return err
 	}
 	err := a.addSignature(s)
@@ -50,22 +56,31 @@ func (a *Authority) takeSignature(s *directory.Signature) error {
 	return err
 }
 
-// superseded returns an error if a verified document was signed with a key that another one has taken the place of.
-func (a *Authority) superseded(document []byte) error {
+// replacedIn returns an error if a verified document was signed with a key that another one has taken the place of.
+func (a *Authority) replacedIn(document []byte) error {
 	certs, err := directory.Certificates(document)
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	for _, c := range certs {
-		if newest := a.newest[c.Identity]; newest != nil && c.Generation() < newest.Generation() {
-			a.log.Warn("a document with a signing key that was replaced is refused; if its authority has not gone back to an old key, somebody has stolen that",
-				"peer", a.nickname(c.Identity), "until", newest.NotAfter)
-			return fmt.Errorf("%w, certified from %s on", errSuperseded, newest.NotBefore.UTC().Format("2006-01-02 15:04:05"))
+		if err := a.replaced(c); err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// replaced returns an error if the certificate of a verified signature is that of a key that another one has taken the place of.
+func (a *Authority) replaced(c *identity.Certificate) error {
+	a.mu.Lock()
+	newest := a.newest[c.Identity]
+	a.mu.Unlock()
+	if newest == nil || c.Generation() >= newest.Generation() {
+		return nil
+	}
+	a.log.Warn("a document with a signing key that was replaced is refused; if its authority has not gone back to an old key, somebody has stolen that",
+		"peer", a.nickname(c.Identity), "until", newest.NotAfter)
+	return fmt.Errorf("%w, certified from %s on", errSuperseded, newest.NotBefore.UTC().Format("2006-01-02 15:04:05"))
 }
 
 // learnCertificates takes note of the certificates of a verified document for a period that is near.
@@ -74,6 +89,11 @@ func (a *Authority) learnCertificates(document []byte) {
 	if err != nil {
 		return // it would not have been verified
 	}
+	a.learn(certs)
+}
+
+// learn takes note of verified certificates.
+func (a *Authority) learn(certs []*identity.Certificate) {
 	news := false
 	a.mu.Lock()
 	for _, c := range certs {

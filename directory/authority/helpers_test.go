@@ -72,7 +72,7 @@ type cluster struct {
 	hosts   []*simnet.Host
 	client  *simnet.Host // is no authority
 	running []*Authority
-	log     *bytes.Buffer
+	log     *lockedWriter
 	logger  *slog.Logger
 	change  func(i int, cfg *Config)
 }
@@ -80,7 +80,14 @@ type cluster struct {
 // lockedWriter makes a buffer fit for many goroutines.
 type lockedWriter struct {
 	mu  sync.Mutex
-	out *bytes.Buffer
+	out bytes.Buffer
+}
+
+// String returns what was written.
+func (w *lockedWriter) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.out.String()
 }
 
 func (w *lockedWriter) Write(b []byte) (int, error) {
@@ -92,13 +99,13 @@ func (w *lockedWriter) Write(b []byte) (int, error) {
 // newCluster prepares n authorities; change may change the Config of each. It starts none.
 func newCluster(t *testing.T, n int, interval time.Duration, change func(i int, cfg *Config)) *cluster {
 	t.Helper()
-	log := new(bytes.Buffer)
+	log := new(lockedWriter)
 	c := &cluster{
 		t:       t,
 		sim:     simnet.New(simnet.Config{Default: simnet.LinkParams{Latency: 5 * time.Millisecond}}),
 		network: &directory.Network{Name: "test", Interval: interval},
 		log:     log,
-		logger:  slog.New(slog.NewTextHandler(&lockedWriter{out: log}, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		logger:  slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		running: make([]*Authority, n),
 		change:  change,
 	}

@@ -1,37 +1,44 @@
 package authority
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
-	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/directory/mirror"
 )
 
 // Paths of the resources that authorities have beyond those of every mirror.
 const (
-	pathVote      = "/cepa/v1/vote"
-	pathSignature = "/cepa/v1/signature"
+	pathBallot      = "/cepa/v1/ballot"
+	pathVote        = "/cepa/v1/vote"
+	pathDescriptors = "/cepa/v1/descriptors"
+	pathSignature   = "/cepa/v1/signature"
 )
 
 const (
 	// headerTimeout is how long a client may take for the head of its request.
 	headerTimeout = 10 * time.Second
-	// bodyTimeout is how long reading a request or writing an answer may take: a vote of 4 MB at 0.5 Mbit/s, and as much again.
+	// bodyTimeout is how long reading a request or writing an answer may take.
 	bodyTimeout = 2 * time.Minute
+	// voteTimeout is how long writing a vote may take: as long as a stage in which votes are fetched from their authors.
+	voteTimeout = 5 * time.Minute
 	// idleTimeout is how long a connection may stay without a request.
 	idleTimeout = 30 * time.Second
+	// minPacked is the size in bytes from which a document is worth compressing.
+	minPacked = 512
 	// maxHeader is the longest head of a request in bytes.
 	maxHeader = 8 << 10
-	// maxUploads is how many votes may be on their way in at once: each can take directory.MaxVoteSize of memory before it is known to be from
-	// an authority. Votes that find no room are fetched later.
-	maxUploads = 4
 )
 
 func (a *Authority) newServer() *http.Server {
@@ -42,8 +49,10 @@ func (a *Authority) newServer() *http.Server {
 		return a.document
 	}))
 	mux.HandleFunc("POST "+mirror.PathDescriptor, a.postDescriptor)
-	mux.HandleFunc("POST "+pathVote, a.postVote)
-	mux.HandleFunc("GET "+pathVote+"/{period}/{authority}", a.getVote)
+	mux.HandleFunc("POST "+pathDescriptors, a.postDescriptors)
+	mux.HandleFunc("POST "+pathBallot, a.postBallot)
+	mux.HandleFunc("GET "+pathBallot+"/{period}", a.getBallot)
+	mux.HandleFunc("GET "+pathVote+"/{period}/{digest}", a.getVote)
 	mux.HandleFunc("POST "+pathSignature, a.postSignature)
 	return &http.Server{
 		Handler:           a.tracked(mux),
@@ -66,8 +75,8 @@ func (a *Authority) tracked(next http.Handler) http.Handler {
 		}
 		defer a.wg.Done()
 		limit := int64(mirror.MaxRequest)
-		if r.URL.Path == pathVote {
-			limit = int64(directory.MaxCompressed(directory.MaxVoteSize))
+		if r.URL.Path == pathBallot {
+			limit = int64(directory.MaxCompressed(a.cfg.Network.MaxBallotSize()))
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		next.ServeHTTP(w, r)
@@ -93,30 +102,67 @@ func (a *Authority) postDescriptor(w http.ResponseWriter, r *http.Request) {
 	answer(w)
 }
 
-func (a *Authority) postVote(w http.ResponseWriter, r *http.Request) {
-	select {
-	case a.uploads <- struct{}{}:
-		defer func() { <-a.uploads }()
-	default:
-		http.Error(w, "too many votes at once; yours will be fetched", http.StatusServiceUnavailable)
-		return
-	}
-	b, err := mirror.ReadRequest(r, directory.MaxVoteSize)
+// postDescriptors hands out descriptors by their digests.
+func (a *Authority) postDescriptors(w http.ResponseWriter, r *http.Request) {
+	b, err := mirror.ReadRequest(r, directory.MaxBatch*sha256.Size)
 	if err != nil {
 		refuse(w, err)
 		return
 	}
-	v, err := directory.ParseVote(b, a.cfg.Network, a.known)
+	digests, err := directory.ParseDigests(b)
 	if err != nil {
-		a.log.Warn("vote is refused", "error", err)
 		refuse(w, err)
 		return
 	}
-	if err := a.takeVote(v); err != nil {
+	var list []*directory.Descriptor
+	for _, digest := range digests {
+		if d := a.known(digest); d != nil {
+			list = append(list, d)
+		}
+	}
+	send(w, r, directory.EncodeDescriptors(list), nil)
+}
+
+func (a *Authority) postBallot(w http.ResponseWriter, r *http.Request) {
+	b, err := mirror.ReadRequest(r, a.cfg.Network.MaxBallotSize())
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	ballot, err := directory.ParseBallot(b, a.cfg.Network)
+	if err != nil {
+		a.log.Debug("ballot is refused", "error", err) // anybody can send one
+		refuse(w, err)
+		return
+	}
+	if err := a.addBallot(ballot); err != nil {
 		refuse(w, err)
 		return
 	}
 	answer(w)
+}
+
+// getBallot hands out all heads that count.
+func (a *Authority) getBallot(w http.ResponseWriter, r *http.Request) {
+	period, err := strconv.ParseUint(r.PathValue("period"), 10, 64)
+	if err != nil {
+		http.Error(w, "not a period", http.StatusBadRequest)
+		return
+	}
+	a.mu.Lock()
+	round := a.rounds[period]
+	var b *directory.Ballot
+	if round != nil {
+		unsent := round.unsent
+		b = a.ballot(round)
+		round.unsent = unsent
+	}
+	a.mu.Unlock()
+	if b == nil {
+		http.Error(w, "no such round here", http.StatusNotFound)
+		return
+	}
+	send(w, r, directory.EncodeBallot(a.cfg.Network.Name, b), nil)
 }
 
 func (a *Authority) getVote(w http.ResponseWriter, r *http.Request) {
@@ -125,25 +171,99 @@ func (a *Authority) getVote(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not a period", http.StatusBadRequest)
 		return
 	}
-	id, err := identity.ParseID(r.PathValue("authority"))
-	if err != nil {
-		http.Error(w, "not an identity", http.StatusBadRequest)
+	digest, err := hex.DecodeString(r.PathValue("digest"))
+	if err != nil || len(digest) != sha256.Size {
+		http.Error(w, "not a digest", http.StatusBadRequest)
 		return
 	}
-	v := a.heldVote(period, id)
+	v, c, base := a.voteByDigest(period, [32]byte(digest))
 	if v == nil {
 		http.Error(w, "no such vote here", http.StatusNotFound)
 		return
 	}
-	b := v.Raw()
-	if mirror.AcceptsZstd(r) {
-		b = a.packedVote(v)
+	// In a flood, or on a slow link, a vote may take as long as votes are waited for.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(voteTimeout))
+	send(w, r, v.Raw(), func(delta bool) []byte {
+		if !delta {
+			return a.packed(c, func() *[]byte { return &c.packed }, func() []byte { return directory.Compress(v.Raw()) })
+		}
+		if base == nil || !knowsDictionary(r, base) {
+			return nil
+		}
+		return a.packed(c, func() *[]byte {
+			if d := sha256.Sum256(base); c.deltaOf != d {
+				c.delta, c.deltaOf = nil, d
+			}
+			return &c.delta
+		}, func() []byte { return directory.CompressDelta(v.Raw(), base) })
+	})
+}
+
+// voteByDigest returns a vote that is here, and the one of its author before it.
+func (a *Authority) voteByDigest(period uint64, digest [32]byte) (*directory.Vote, *candidate, []byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.rounds[period]; r != nil {
+		for author, list := range r.authors {
+			for _, c := range list {
+				if c.head.Digest == digest && c.vote != nil {
+					return c.vote, c, a.bases[author]
+				}
+			}
+		}
+	}
+	return nil, nil, nil
+}
+
+// packed returns what field holds, or makes it. field is called with a.mu held.
+func (a *Authority) packed(_ *candidate, field func() *[]byte, pack func() []byte) []byte {
+	a.packing <- struct{}{} // one at a time: compressing takes memory, and the next one may want the same
+	defer func() { <-a.packing }()
+	a.mu.Lock()
+	b := *field()
+	a.mu.Unlock()
+	if b == nil {
+		b = pack()
+		a.mu.Lock()
+		*field() = b
+		a.mu.Unlock()
+	}
+	return b
+}
+
+// knowsDictionary reports whether the client has base and understands differences.
+func knowsDictionary(r *http.Request, base []byte) bool {
+	digest := sha256.Sum256(base)
+	return strings.Contains(r.Header.Get("Accept-Encoding"), "dcz") &&
+		r.Header.Get("Available-Dictionary") == ":"+base64.StdEncoding.EncodeToString(digest[:])+":"
+}
+
+// send answers with a document in the shortest form that the client understands. packed, unless nil, returns it compressed, or as a
+// difference, or nil.
+func send(w http.ResponseWriter, r *http.Request, b []byte, packed func(delta bool) []byte) {
+	if packed == nil {
+		packed = func(delta bool) []byte {
+			if delta {
+				return nil
+			}
+			return directory.Compress(b)
+		}
+	}
+	if len(b) < minPacked {
+		// plain
+	} else if d := packed(true); d != nil {
+		b = d
+		w.Header().Set("Content-Encoding", "dcz")
+	} else if mirror.AcceptsZstd(r) {
+		b = packed(false)
 		w.Header().Set("Content-Encoding", "zstd")
 	}
 	w.Header().Set("Content-Type", "application/cbor")
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	_, _ = w.Write(b) // a peer that went away asks again
 }
+
+func newBody(b []byte) io.Reader { return bytes.NewReader(b) }
 
 func (a *Authority) postSignature(w http.ResponseWriter, r *http.Request) {
 	b, err := mirror.ReadRequest(r, directory.MaxSignatureSize)
@@ -153,7 +273,7 @@ func (a *Authority) postSignature(w http.ResponseWriter, r *http.Request) {
 	}
 	s, err := directory.ParseSignature(b, a.cfg.Network)
 	if err != nil {
-		a.log.Warn("signature is refused", "error", err)
+		a.log.Debug("signature is refused", "error", err) // anybody can send one
 		refuse(w, err)
 		return
 	}
@@ -177,8 +297,7 @@ func refuse(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &tooLarge), errors.Is(err, directory.ErrTooLarge):
 		status = http.StatusRequestEntityTooLarge
-	case errors.Is(err, errOlderDescriptor), errors.Is(err, errSameSequence), errors.Is(err, errOtherVote), errors.Is(err, errOtherSignature),
-		errors.Is(err, errSuperseded):
+	case errors.Is(err, errOlderDescriptor), errors.Is(err, errSameSequence), errors.Is(err, errOtherSignature), errors.Is(err, errSuperseded):
 		status = http.StatusConflict
 	case errors.Is(err, errWrongNetwork), errors.Is(err, errPrivateAddress), errors.Is(err, errTooSlow):
 		status = http.StatusForbidden

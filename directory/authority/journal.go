@@ -23,13 +23,25 @@ const (
 	maxSignedFile = 86
 )
 
-// load reads the store. Files that are damaged are an error: an authority must not forget without anybody noticing.
+// setAside keeps a copy of a damaged file for people, says so, and lets the authority go on without it: its peers have what was in it. It
+// returns an error if there is no room for the copy: nothing is thrown away that nobody has seen.
+func (a *Authority) setAside(name string, b []byte, reason error) error {
+	if err := a.cfg.Store.Write(name+".damaged", b); err != nil {
+		return fmt.Errorf("authority: stored file %q: %w; it is damaged, and cannot be set aside (%w): move it away to start without it", name, reason, err)
+	}
+	a.log.Error("a stored file is damaged; the authority starts without it and keeps a copy", "file", name, "copy", name+".damaged", "error", reason)
+	return nil
+}
+
+// load reads the store. Files that are damaged are set aside.
 func (a *Authority) load() error {
 	if a.cfg.Store == nil {
 		return nil
 	}
-	if err := a.loadDescriptors(); err != nil {
-		return err
+	for _, load := range []func() error{a.loadDescriptors, a.loadEvidence, a.loadRandom} {
+		if err := load(); err != nil {
+			return err
+		}
 	}
 	b, err := a.cfg.Store.Read(consensusFile, directory.MaxConsensusSize)
 	switch {
@@ -40,7 +52,7 @@ func (a *Authority) load() error {
 	}
 	c, err := directory.VerifyConsensus(b, a.cfg.Network)
 	if err != nil {
-		return fmt.Errorf("authority: stored file %q: %w; move it away to start without it", consensusFile, err)
+		return a.setAside(consensusFile, b, err)
 	}
 	if err := c.CheckTime(a.now()); err != nil {
 		a.log.Info("stored consensus is of no use now", "error", err)
@@ -50,10 +62,14 @@ func (a *Authority) load() error {
 	return nil
 }
 
-// storedVote returns the vote that this authority has signed for the period before, if it has.
+// storedVote returns the vote that this authority has signed for the period before, if it has. A damaged file could have been that: then it is
+// an error, and there is no vote for as long as it could be so.
 func (a *Authority) storedVote(period uint64) (*directory.Vote, error) {
 	if a.cfg.Store == nil {
 		return nil, nil
+	}
+	if period <= a.noVote {
+		return nil, fmt.Errorf("stored file %q was damaged, and may have been of this period; the next vote is for period %d", voteFile, a.noVote+1)
 	}
 	b, err := a.cfg.Store.Read(voteFile, directory.MaxVoteSize)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,15 +79,36 @@ func (a *Authority) storedVote(period uint64) (*directory.Vote, error) {
 		return nil, err
 	}
 	v, err := directory.ParseVote(b, a.cfg.Network, a.known)
-	if err != nil {
-		// It was ours, and writes are atomic: the network file has changed, and nobody will take that vote.
+	if errors.Is(err, directory.ErrWrongNetwork) || errors.Is(err, directory.ErrUnknownSigner) {
+		// It was ours: the network file has changed, and nobody will take that vote.
 		a.log.Warn("stored vote is of no use", "error", err)
 		return nil, nil
 	}
-	if v.Period != period || v.Authority != a.self.Identity {
+	if err != nil {
+		if a.noVote == 0 {
+			if err := a.setAside(voteFile, b, err); err != nil {
+				return nil, err
+			}
+			a.noVote = max(period, a.cfg.Network.Period(a.now())+1)
+			return a.storedVote(period)
+		}
+		return nil, nil // it lies there until the next vote replaces it
+	}
+	if v.Authority != a.self.Identity {
 		return nil, nil
 	}
-	return v, nil
+	a.mu.Lock()
+	if a.bases[v.Authority] == nil && v.Period < period {
+		a.bases[v.Authority] = v.Raw()
+	}
+	a.mu.Unlock()
+	switch {
+	case v.Period == period:
+		return v, nil
+	case v.Period > period:
+		return nil, fmt.Errorf("there is a vote of period %d already; is the clock behind?", v.Period)
+	}
+	return nil, nil
 }
 
 // permitSigning returns nil if the digest may be signed for the period, after writing down that it is.
@@ -86,25 +123,41 @@ func (a *Authority) permitSigning(period uint64, digest [32]byte) error {
 	if err == nil {
 		var last uint64
 		var lastDigest string
-		if _, err := fmt.Sscanf(string(b), "%d %s\n", &last, &lastDigest); err != nil {
-			return fmt.Errorf("stored file %q is damaged: move it away once the clock has passed the end of the period", signedFile)
-		}
-		if last > period {
+		_, err := fmt.Sscanf(string(b), "%d %s\n", &last, &lastDigest)
+		switch {
+		case err != nil && a.noSign == 0:
+			// Nothing was signed for a period that is later than the next one.
+			if err := a.setAside(signedFile, b, err); err != nil {
+				return err
+			}
+			a.noSign = max(period, a.cfg.Network.Period(a.now())+1)
+			fallthrough
+		case err != nil && period <= a.noSign:
+			return fmt.Errorf("stored file %q is damaged, and may have been of this period; the next signature is for period %d", signedFile, a.noSign+1)
+		case err != nil:
+		case last > period:
 			return fmt.Errorf("period %d is over: %d was signed already; is the clock behind?", period, last)
-		}
-		if last == period && lastDigest != hex.EncodeToString(digest[:]) {
+		case last == period && lastDigest != hex.EncodeToString(digest[:]):
 			return fmt.Errorf("another consensus of period %d was signed before", period)
 		}
 	}
 	return a.cfg.Store.Write(signedFile, fmt.Appendf(nil, "%d %x\n", period, digest))
 }
 
-// saveLoop writes the descriptors soon after they change, and once more at the end if they have.
+// saveLoop writes descriptors and evidence soon after they change, and once more at the end if they have.
 func (a *Authority) saveLoop(ctx context.Context) {
 	for {
 		select {
 		case <-a.dirty:
+		case <-a.dirtyEvidence:
+			a.saveEvidence()
+			continue
 		case <-ctx.Done():
+			select {
+			case <-a.dirtyEvidence:
+				a.saveEvidence()
+			default:
+			}
 			return
 		}
 		select {

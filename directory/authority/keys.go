@@ -24,8 +24,6 @@ const (
 	signingNotice = 30 * 24 * time.Hour
 	// keyCheck is how often it is looked whether to remind.
 	keyCheck = time.Hour
-	// clockCheck is how often it is looked whether the date has jumped.
-	clockCheck = 5 * time.Minute
 	// maxSigningFile is the longest SigningFile in bytes.
 	maxSigningFile = identity.MaxKeyFileSize + identity.MaxCertificateFileSize
 	// certificateHead is how the certificate's part of SigningFile begins.

@@ -150,7 +150,10 @@ func TestStolenSigningKey(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return b
+			if v, err = directory.ParseVote(b, c.network, nil); err != nil {
+				t.Fatal(err)
+			}
+			return directory.EncodeBallot("test", &directory.Ballot{Period: period, Heads: []directory.Head{v.Head()}})
 		}
 		signature := func(period uint64, k *SigningKey) []byte {
 			v := &directory.Vote{Network: "test", Interval: time.Hour, Period: period}
@@ -171,7 +174,7 @@ func TestStolenSigningKey(t *testing.T) {
 			return s.Raw()
 		}
 		period := c.network.Period(time.Now()) + 1
-		if got := c.post(0, pathVote, vote(period, stolen)); got != http.StatusOK {
+		if got := c.post(0, pathBallot, vote(period, stolen)); got != http.StatusOK {
 			t.Fatalf("before anybody knows, the thief's vote is answered with %d", got)
 		}
 		// The victim renews and takes part again.
@@ -189,13 +192,13 @@ func TestStolenSigningKey(t *testing.T) {
 		c.start(0)
 		next := period + 2
 		for i := range 3 {
-			if got := c.post(i, pathVote, vote(next, stolen)); got != http.StatusConflict {
+			if got := c.post(i, pathBallot, vote(next, stolen)); got != http.StatusConflict {
 				t.Errorf("authority %d answers the thief's vote with %d", i, got)
 			}
 			if got := c.post(i, pathSignature, signature(next, stolen)); got != http.StatusConflict {
 				t.Errorf("authority %d answers the thief's signature with %d", i, got)
 			}
-			if got := c.post(i, pathVote, vote(next, fresh)); got != http.StatusOK {
+			if got := c.post(i, pathBallot, vote(next, fresh)); got != http.StatusOK {
 				t.Errorf("authority %d answers the victim's vote with %d", i, got)
 			}
 		}
@@ -225,15 +228,20 @@ func TestRelayedVoteOfOldKey(t *testing.T) {
 			return v
 		}
 		a := c.running[0]
-		if err := a.takeVote(sign(period, fresh)); err != nil {
+		ballot := func(period uint64, h directory.Head) *directory.Ballot {
+			return &directory.Ballot{Period: period, Heads: []directory.Head{h}}
+		}
+		if err := a.addBallot(ballot(period, sign(period, fresh).Head())); err != nil {
 			t.Fatal(err)
 		}
-		v := sign(period-1, old)
-		if err := a.takeVote(v); !errors.Is(err, errSuperseded) {
+		h := sign(period-1, old).Head()
+		if err := a.addBallot(ballot(period-1, h)); !errors.Is(err, errSuperseded) {
 			t.Errorf("from its author: %v", err)
 		}
-		if err := a.addVote(v, false); err != nil {
-			t.Errorf("from a peer: %v", err)
+		peer := c.renew(2, 90*day)
+		h.Endorsements = append(h.Endorsements, h.Endorse("test", period-1, peer.Key, peer.Certificate))
+		if err := a.addBallot(ballot(period-1, h)); err != nil {
+			t.Errorf("from a peer that has endorsed it: %v", err)
 		}
 	})
 }

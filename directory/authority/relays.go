@@ -63,6 +63,12 @@ func (a *Authority) accept(d *directory.Descriptor) error {
 		return errOlderDescriptor
 	default:
 		delete(a.byDigest, e.descriptor.Digest())
+		if len(a.superseded[0]) < a.cfg.MaxRelays {
+			if a.superseded[0] == nil {
+				a.superseded[0] = make(map[[32]byte]*directory.Descriptor)
+			}
+			a.superseded[0][e.descriptor.Digest()] = e.descriptor
+		}
 	}
 	e.descriptor = d
 	a.byDigest[d.Digest()] = d
@@ -78,16 +84,33 @@ func (a *Authority) accept(d *directory.Descriptor) error {
 func (a *Authority) known(digest [32]byte) *directory.Descriptor {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.byDigest[digest]
+	return a.descriptor(digest)
 }
 
-// learn takes descriptors from a peer's vote: a relay that reached one authority has in effect reached all.
-func (a *Authority) learn(v *directory.Vote) {
-	now := a.now()
-	for _, e := range v.Entries {
-		if a.known(e.Descriptor.Digest()) == nil && e.Descriptor.CheckTime(now) == nil {
-			_ = a.accept(e.Descriptor) // what is not wanted here stays the peer's opinion
+// descriptor returns the descriptor with the digest: a current one, one that was so when votes were made, or one that was fetched for a round.
+// a.mu is held.
+func (a *Authority) descriptor(digest [32]byte) *directory.Descriptor {
+	if d := a.byDigest[digest]; d != nil {
+		return d
+	}
+	for _, generation := range a.superseded {
+		if d := generation[digest]; d != nil {
+			return d
 		}
+	}
+	for _, r := range a.rounds {
+		if d := r.extra[digest]; d != nil {
+			return d
+		}
+	}
+	return nil
+}
+
+// age forgets superseded descriptors that no vote of this round or the last one can name. a.mu is held.
+func (a *Authority) age() {
+	a.superseded[0], a.superseded[1] = nil, a.superseded[0]
+	if len(a.refused) >= maxLearned {
+		clear(a.refused)
 	}
 }
 
@@ -136,7 +159,7 @@ func (a *Authority) loadDescriptors() error {
 	}
 	list, err := parseDescriptors(b)
 	if err != nil {
-		return fmt.Errorf("authority: stored file %q: %w; move it away to start without it: relays will publish again within %v", descriptorsFile, err, directory.DescriptorRefresh)
+		return a.setAside(descriptorsFile, b, err)
 	}
 	now := a.now()
 	for _, e := range list {

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"cepa/directory"
@@ -18,20 +19,39 @@ const (
 
 // schedule runs one round after the other until ctx ends.
 func (a *Authority) schedule(ctx context.Context) {
-	if a.Consensus() == nil {
+	if c := a.Consensus(); c == nil || !c.Fresh(a.now()) {
 		a.catchUp(ctx)
 	}
 	if a.cfg.FirstRound.Relays > 0 && a.Consensus() == nil {
 		a.firstRound(ctx)
 	}
 	for ctx.Err() == nil {
+		a.mu.Lock()
+		jumps := a.jumps
+		a.mu.Unlock()
+		jumped := func() bool { return a.jumps != jumps }
 		p := a.nextPlan()
-		if a.wait(ctx, p.vote, func() bool { return false }); ctx.Err() != nil {
+		a.keepUp(ctx, p, jumped)
+		if a.wait(ctx, p.vote, jumped); ctx.Err() != nil {
 			return
 		}
-		if a.runRound(ctx, p) == failed {
-			a.catchUp(ctx)
+		if a.now().Before(p.vote) {
+			continue // the clock has jumped
 		}
+		a.runRound(ctx, p)
+	}
+}
+
+// keepUp asks the peers for the consensus of the period before that of the plan, if it is not here although it should be out: this authority
+// may have missed its round, or most of it.
+func (a *Authority) keepUp(ctx context.Context, p plan, jumped func() bool) {
+	out := a.cfg.Network.PeriodStart(p.period - 1).Add(a.lead() / 8)
+	if out.After(p.vote) {
+		return
+	}
+	here := func() bool { return a.document != nil && a.document.Consensus().Period+1 >= p.period }
+	if !a.wait(ctx, out, func() bool { return here() || jumped() }) && ctx.Err() == nil {
+		a.catchUp(ctx)
 	}
 }
 
@@ -62,7 +82,7 @@ func (a *Authority) firstRound(ctx context.Context) {
 	}
 	enough := func() bool { return len(a.relays) >= a.cfg.FirstRound.Relays }
 	a.wait(ctx, limit, func() bool { return enough() || a.voted() > 0 })
-	// A peer has enough, or has waited long enough: with its vote, its descriptors are here too, and ours may be under way.
+	// A peer has enough, or has waited long enough: ours may be under way.
 	a.wait(ctx, minTime(limit, a.now().Add(a.lead()/4)), enough)
 	for ctx.Err() == nil {
 		now := a.now()
@@ -86,7 +106,7 @@ func (a *Authority) ahead() time.Duration { return min(a.lead(), directory.MaxCl
 func (a *Authority) voted() uint64 {
 	var latest uint64
 	for period, r := range a.rounds {
-		if len(r.votes) > 0 {
+		if len(r.authors) > 0 {
 			latest = max(latest, period)
 		}
 	}
@@ -99,34 +119,30 @@ func (a *Authority) runRound(ctx context.Context, p plan) outcome {
 	a.mu.Lock()
 	a.lastRound = max(a.lastRound, p.period)
 	r := a.inRound(p.period, a.now())
+	a.age()
 	a.mu.Unlock()
 	if r == nil {
 		log.Warn("the clock has jumped: this period is not now; check the clock", "now", a.now())
 		return failed
 	}
-	all := len(a.cfg.Network.Authorities)
-	later := func() bool { return p.first && a.voted() > p.period }
-
+	if a.now().After(p.vote.Add(a.lead() / 16)) {
+		// Not from the start, as after a restart: peers do not repeat what they have posted.
+		a.pullBallots(ctx, r)
+	}
 	if a.now().Before(p.cutoff) {
 		if err := a.vote(ctx, r, p); err != nil {
 			log.Error("no vote in this round", "error", err)
 		}
 	}
-	a.wait(ctx, p.cutoff, func() bool { return len(r.votes) == all || later() })
-	a.mu.Lock()
-	jump := later()
-	a.mu.Unlock()
-	if jump {
+	if a.agree(ctx, r, p) == superseded {
 		return superseded
 	}
-	if missing := a.closeVoting(r); len(missing) > 0 {
-		a.fetchVotes(ctx, r, missing, p.compute)
-	}
-
-	votes := a.sealVotes(r)
+	votes := a.agreed(r)
 	if ctx.Err() != nil {
 		return failed
 	}
+	// Not while others wait for what must go fast: what is missing for the consensus alone.
+	votes = a.complement(ctx, r, votes, minTime(p.publish.Add(a.lead()/2), p.end))
 	c, err := directory.Compute(votes, a.cfg.Network)
 	if err != nil {
 		log.Warn("no consensus in this period; the last one stays", "votes", len(votes), "error", err)
@@ -135,7 +151,10 @@ func (a *Authority) runRound(ctx context.Context, p plan) outcome {
 	if err := a.sign(ctx, c, p.end); err != nil {
 		log.Error("this consensus is not signed here", "error", err)
 	}
+	a.learnRandom(p.period, votes)
+	a.learnLater(r, votes)
 
+	all := len(a.cfg.Network.Authorities)
 	digest := c.Digest()
 	signed := func() int { return len(r.signaturesOn(digest)) }
 	a.wait(ctx, p.publish, func() bool { return p.first && signed() == all })
@@ -151,7 +170,47 @@ func (a *Authority) runRound(ctx context.Context, p plan) outcome {
 	return a.finish(c, r, log.With("votes", len(votes)))
 }
 
-// vote makes this authority's vote for the round and sends it to the peers. If it has voted for the period before a restart, it is that vote.
+// agree goes through the stages of a round. Only a first round may end them early: there a malicious authority that tells some peers of a
+// second vote at the last moment costs the round, and the schedule has the next one; on schedule it costs nothing.
+func (a *Authority) agree(ctx context.Context, r *round, p plan) outcome {
+	later := func() bool { return p.first && a.voted() > p.period }
+	a.wait(ctx, p.cutoff, func() bool { return p.first && a.complete(r) || later() })
+	a.mu.Lock()
+	jump := later()
+	if jump {
+		r.seal()
+	}
+	a.mu.Unlock()
+	if jump {
+		return superseded
+	}
+	for stage := 2; stage <= a.stages() && ctx.Err() == nil; stage++ {
+		end := a.stageEnd(p, stage)
+		if !a.now().Before(end) {
+			continue // it starts late
+		}
+		a.enter(ctx, r, stage, p.compute)
+		a.wait(ctx, end, func() bool { return p.first && a.settled(r) })
+	}
+	return published
+}
+
+// enter begins a stage: nothing counts any more with fewer signatures, and what counts is told to all peers.
+func (a *Authority) enter(ctx context.Context, r *round, stage int, until time.Time) {
+	a.mu.Lock()
+	r.stage = stage
+	var b *directory.Ballot
+	if r.unsent {
+		b = a.ballot(r)
+	}
+	a.mu.Unlock()
+	if b != nil {
+		a.postAll(ctx, pathBallot, directory.EncodeBallot(a.cfg.Network.Name, b), until)
+	}
+}
+
+// vote makes this authority's vote for the round and sends its head to the peers. If it has voted for the period before a restart, it is that
+// vote.
 func (a *Authority) vote(ctx context.Context, r *round, p plan) error {
 	v, err := a.storedVote(p.period)
 	if err != nil {
@@ -162,7 +221,11 @@ func (a *Authority) vote(ctx context.Context, r *round, p plan) error {
 		if err != nil {
 			return err
 		}
-		b, err := directory.SignVote(a.makeVote(p.period, a.now()), k.Key, k.Certificate)
+		opinion := a.makeVote(p.period, a.now())
+		a.applyRules(opinion)
+		opinion.Versions = a.cfg.Network.Versions
+		opinion.Random = a.random(p.period)
+		b, err := directory.SignVote(opinion, k.Key, k.Certificate)
 		if err != nil {
 			return err
 		}
@@ -175,11 +238,15 @@ func (a *Authority) vote(ctx context.Context, r *round, p plan) error {
 			return err
 		}
 	}
-	if err := a.addVote(v, true); err != nil {
+	if err := a.addOwn(r, v); err != nil {
+		if errors.Is(err, errNotNow) {
+			return errors.New("two others are in this authority's name: does it run twice?")
+		}
 		return err
 	}
 	a.log.Info("voted", "period", r.period, "relays", len(v.Entries))
-	a.postAll(ctx, pathVote, a.packedVote(v), true, p.cutoff)
+	head := directory.EncodeBallot(a.cfg.Network.Name, &directory.Ballot{Period: r.period, Heads: []directory.Head{v.Head()}})
+	a.postAll(ctx, pathBallot, head, p.cutoff)
 	return nil
 }
 
@@ -199,7 +266,7 @@ func (a *Authority) sign(ctx context.Context, c *directory.Consensus, until time
 	if err := a.addSignature(s); err != nil {
 		return err
 	}
-	a.postAll(ctx, pathSignature, s.Raw(), false, until)
+	a.postAll(ctx, pathSignature, s.Raw(), until)
 	return nil
 }
 

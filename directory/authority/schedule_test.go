@@ -2,7 +2,6 @@ package authority
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -178,10 +177,7 @@ func TestPartition(t *testing.T) {
 			t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
 		}
 		for i, a := range c.running {
-			a.mu.Lock()
-			votes := len(a.rounds[period].votes)
-			a.mu.Unlock()
-			if votes != 4 {
+			if votes := votesOf(a, period); votes != 4 {
 				t.Errorf("authority %d computed from %d votes", i, votes)
 			}
 		}
@@ -209,41 +205,6 @@ func TestCatchUp(t *testing.T) {
 		cut(false)
 		sleepUntil(start.Add(2 * time.Second))
 		c.agreed(period)
-	})
-}
-
-// TestVotingEnds: after the cut-off only fetched votes are taken, after the votes are sealed none.
-func TestVotingEnds(t *testing.T) {
-	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
-		c.start(0)
-		synctest.Wait()
-		a := c.running[0]
-		period := c.network.Period(time.Now()) + 1
-		votes := make([]*directory.Vote, 4)
-		for i := range votes {
-			votes[i] = &directory.Vote{Network: "test", Interval: interval, Period: period, Authority: c.keys[i].ID()}
-		}
-		a.mu.Lock()
-		r := a.inRound(period, time.Now())
-		a.mu.Unlock()
-		if err := a.addVote(votes[1], true); err != nil {
-			t.Error(err)
-		}
-		if missing := a.closeVoting(r); len(missing) != 3 {
-			t.Errorf("%d are missing", len(missing))
-		}
-		if err := a.addVote(votes[2], true); !errors.Is(err, errNotNow) {
-			t.Errorf("direct vote after the cut-off: %v", err)
-		}
-		if err := a.addVote(votes[2], false); err != nil {
-			t.Errorf("fetched vote after the cut-off: %v", err)
-		}
-		if sealed := a.sealVotes(r); len(sealed) != 2 {
-			t.Errorf("%d votes", len(sealed))
-		}
-		if err := a.addVote(votes[3], false); !errors.Is(err, errNotNow) {
-			t.Errorf("fetched vote after the votes were sealed: %v", err)
-		}
 	})
 }
 
@@ -303,7 +264,7 @@ func TestRestart(t *testing.T) {
 				t.Errorf("authority %d has another vote of the restarted one", i)
 			}
 		}
-		if strings.Contains(c.log.String(), "two votes") || strings.Contains(c.log.String(), "level=ERROR") {
+		if strings.Contains(c.log.String(), "two votes") || len(evidenceOf(c.running[1])) > 0 || strings.Contains(c.log.String(), "level=ERROR") {
 			t.Error("somebody noticed two votes")
 		}
 	})
@@ -326,60 +287,25 @@ func TestPermitSigning(t *testing.T) {
 			t.Errorf("period %d, digest %d: %v", step.period, step.digest, err)
 		}
 	}
+	// A damaged file: nothing is signed for periods that it may have been about, and it is kept.
 	if err := store.Write(signedFile, []byte("x")); err != nil {
 		t.Fatal(err)
 	}
-	if err := a.permitSigning(9, [32]byte{1}); err == nil {
-		t.Error("a damaged file permits signing")
+	now := network.Period(time.Now())
+	for _, period := range []uint64{now, now, now + 1} {
+		if err := a.permitSigning(period, [32]byte{1}); err == nil || !strings.Contains(err.Error(), "damaged") {
+			t.Errorf("a damaged file permits signing for period %d: %v", period, err)
+		}
 	}
-}
-
-// TestEquivocation: of two votes of one authority for one period, the first counts and the second is refused.
-func TestEquivocation(t *testing.T) {
-	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
-		c.start(0, 1, 2)
-		synctest.Wait()
-		period := c.network.Period(time.Now()) + 1
-		liar, err := New(Config{Network: c.network, Key: c.keys[3]})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer liar.Close()
-		var votes []*directory.Vote
-		for i := range 2 {
-			v := liar.makeVote(period, time.Now())
-			v.Params = directory.Params{"x": int64(i)}
-			b, err := directory.SignVote(v, liar.signing.Load().Key, liar.signing.Load().Certificate)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if v, err = directory.ParseVote(b, c.network, nil); err != nil {
-				t.Fatal(err)
-			}
-			votes = append(votes, v)
-		}
-		a := c.running[0]
-		if err := a.addVote(votes[0], true); err != nil {
-			t.Fatal(err)
-		}
-		if err := a.addVote(votes[0], true); err != nil {
-			t.Errorf("the same vote again: %v", err)
-		}
-		if err := a.addVote(votes[1], true); err == nil {
-			t.Error("another vote of the same authority is accepted")
-		}
-		if a.heldVote(period, c.keys[3].ID()) != votes[0] {
-			t.Error("the first vote is not kept")
-		}
-		if !strings.Contains(c.log.String(), "two votes") {
-			t.Error("nobody says so")
-		}
-		far := *votes[0]
-		far.Period = period + 5
-		if err := a.addVote(&far, true); err == nil {
-			t.Error("a vote for a distant period is accepted")
-		}
-	})
+	if b, err := store.Read(signedFile+".damaged", 9); err != nil || string(b) != "x" {
+		t.Errorf("the copy of the damaged file: %q, %v", b, err)
+	}
+	if err := a.permitSigning(now+2, [32]byte{1}); err != nil {
+		t.Errorf("the damaged file is never over: %v", err)
+	}
+	if err := a.permitSigning(now+2, [32]byte{2}); err == nil {
+		t.Error("two consensuses are signed")
+	}
 }
 
 // TestRunEnds: Run ends with its context, also in the middle of a round.
