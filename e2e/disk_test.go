@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -16,6 +17,7 @@ import (
 	"strings"
 	"testing"
 
+	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/directory/authority"
 )
@@ -99,6 +101,18 @@ func checkFile(name string, text []byte, network *directory.Network) error {
 	case name == authority.EvidenceFile:
 		_, err := authority.ParseEvidence(text)
 		return err
+	case name == authority.SigningFile:
+		_, err := authority.ParseSigningKey(text)
+		return err
+	case name == "certificates":
+		return checkCertificates(text)
+	case name == "usage":
+		if !json.Valid(text) {
+			return errors.New("no JSON")
+		}
+		return nil
+	case name == "onion-keys":
+		return checkSummed(text)
 	}
 	return errors.New("these tests do not know this file: teach them")
 }
@@ -123,6 +137,33 @@ func checkDescriptors(text []byte) error {
 	return nil
 }
 
+// checkCertificates reads what an authority knows of the keys of all: a line, then certificates.
+func checkCertificates(text []byte) error {
+	_, rest, ok := bytes.Cut(text, []byte("\n"))
+	if !ok || len(rest) == 0 || len(rest)%identity.CertificateSize != 0 {
+		return errors.New("not whole certificates")
+	}
+	for len(rest) > 0 {
+		if _, err := identity.ParseCertificate(rest[:identity.CertificateSize]); err != nil {
+			return err
+		}
+		rest = rest[identity.CertificateSize:]
+	}
+	return nil
+}
+
+// checkSummed reads a file whose last line is the sum of the lines before it.
+func checkSummed(text []byte) error {
+	at := bytes.LastIndex(text, []byte("check "))
+	if at < 0 {
+		return errors.New("no sum")
+	}
+	if sum := sha256.Sum256(text[:at]); string(text[at:]) != fmt.Sprintf("check %x\n", sum[:8]) {
+		return errors.New("the sum does not fit")
+	}
+	return nil
+}
+
 // follows wants nothing that was there before to be lost: no file, no key
 // changed, no number counted back, no guard forgotten.
 func (d disk) follows(before disk) error {
@@ -132,7 +173,7 @@ func (d disk) follows(before disk) error {
 		switch {
 		case !ok:
 			errs = append(errs, fmt.Errorf("%s is gone", name))
-		case strings.HasSuffix(name, ".key") && !bytes.Equal(text, old):
+		case (strings.HasSuffix(name, ".key") || name == authority.SigningFile || name == "onion-keys") && !bytes.Equal(text, old):
 			errs = append(errs, fmt.Errorf("%s has changed", name))
 		case name == "signed" || name == "sequence.json":
 			if x, y := firstNumber(old), firstNumber(text); y < x {

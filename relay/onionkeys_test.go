@@ -243,6 +243,9 @@ func TestOnionKeyClocks(t *testing.T) {
 		t.Log("the first key is taken still")
 	}
 	at := onionKeyLifetime + hour + grace
+	if k.find(second.ID(), now.Add(at)) != nil {
+		t.Error("the second key is taken after its grace, before anybody has looked")
+	}
 	change(at, false)
 	if k.find(second.ID(), now.Add(at)) != nil {
 		t.Error("the second key is taken for longer than its grace, because of a clock that was ahead")
