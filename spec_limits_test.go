@@ -44,7 +44,10 @@ var limitRows = [][2]string{
 	{"a directory request; its answer; a pause between two", "{relay.dirRequest in second} s; {relay.dirAnswer in minute} minutes; {relay.dirIdle in second} s"},
 	{"connections to an authority", "{authority.maxConns}"},
 	{"the head of a request to an authority; all of it; the answer; a pause", "{authority.headerTimeout in second} s; {authority.bodyTimeout in minute} minutes; {authority.bodyTimeout in minute} minutes; {authority.idleTimeout in second} s"},
+	{"sending a vote", "{authority.voteTimeout in minute} minutes"},
 	{"relays that an authority keeps", "{authority.defaultMaxRelays}"},
+	{"descriptors that an authority takes over from others' votes in a period", "{authority.maxLearned}"},
+	{"proofs that an authority keeps of each other one", "{authority.maxEvidence}"},
 }
 
 // limitSentence stands below the table.

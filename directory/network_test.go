@@ -144,3 +144,22 @@ func FuzzNetwork(f *testing.F) {
 		}
 	})
 }
+
+// TestNetworkFileVersions: what the authorities say of versions goes into the file and comes back.
+func TestNetworkFileVersions(t *testing.T) {
+	net, _ := testNetwork(t, 2)
+	net.Versions = Versions{Recommended: "0.3", Required: "0.2.1"}
+	text, err := net.MarshalText()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseNetwork(text); err != nil || got.Versions != net.Versions {
+		t.Errorf("%+v, %v from\n%s", got, err, text)
+	}
+	for _, bad := range []string{"3", "0.3-rc1", "v0.3", "0.03", "a.b", "1.2.3.4.5"} {
+		_, err := ParseNetwork([]byte(strings.Replace(string(text), "0.2.1", bad, 1)))
+		if wantReason(t, err, ErrMalformed); err != nil && !strings.Contains(err.Error(), "numbers with dots") {
+			t.Errorf("version %s: %v", bad, err)
+		}
+	}
+}

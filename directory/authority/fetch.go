@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -279,11 +280,10 @@ func (a *Authority) fetchBatch(ctx context.Context, peer directory.Authority, di
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+peer.Address+pathDescriptors, newBody(directory.EncodeDigests(digests)))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+peer.Address+pathDescriptors, bytes.NewReader(directory.EncodeDigests(digests)))
 	if err != nil {
 		return nil, err
 	}
-	req.Header.Set("Accept-Encoding", "zstd")
 	b, err := a.exchange(req, nil, directory.MaxBatchSize)
 	if err != nil {
 		return nil, err

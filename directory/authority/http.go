@@ -1,7 +1,6 @@
 package authority
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -37,6 +36,8 @@ const (
 	idleTimeout = 30 * time.Second
 	// minPacked is the size in bytes from which a document is worth compressing.
 	minPacked = 512
+	// maxBallots is how many ballots of a round are remembered, each with 32 bytes: all that honest authorities send, and many more.
+	maxBallots = 4096
 	// maxHeader is the longest head of a request in bytes.
 	maxHeader = 8 << 10
 )
@@ -120,13 +121,18 @@ func (a *Authority) postDescriptors(w http.ResponseWriter, r *http.Request) {
 			list = append(list, d)
 		}
 	}
-	send(w, r, directory.EncodeDescriptors(list), nil)
+	send(w, directory.EncodeDescriptors(list), "")
 }
 
 func (a *Authority) postBallot(w http.ResponseWriter, r *http.Request) {
 	b, err := mirror.ReadRequest(r, a.cfg.Network.MaxBallotSize())
 	if err != nil {
 		refuse(w, err)
+		return
+	}
+	digest := sha256.Sum256(b)
+	if a.seenBallot(digest) {
+		answer(w)
 		return
 	}
 	ballot, err := directory.ParseBallot(b, a.cfg.Network)
@@ -139,7 +145,28 @@ func (a *Authority) postBallot(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
+	a.rememberBallot(ballot.Period, digest)
 	answer(w)
+}
+
+// seenBallot reports whether these bytes have been accepted before: to verify them again would be work that anybody could cause.
+func (a *Authority) seenBallot(digest [32]byte) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, r := range a.rounds {
+		if r.ballots[digest] {
+			return true
+		}
+	}
+	return false
+}
+
+func (a *Authority) rememberBallot(period uint64, digest [32]byte) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if r := a.rounds[period]; r != nil && len(r.ballots) < maxBallots {
+		r.ballots[digest] = true
+	}
 }
 
 // getBallot hands out all heads that count.
@@ -162,7 +189,7 @@ func (a *Authority) getBallot(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such round here", http.StatusNotFound)
 		return
 	}
-	send(w, r, directory.EncodeBallot(a.cfg.Network.Name, b), nil)
+	send(w, directory.EncodeBallot(a.cfg.Network.Name, b), "")
 }
 
 func (a *Authority) getVote(w http.ResponseWriter, r *http.Request) {
@@ -183,20 +210,16 @@ func (a *Authority) getVote(w http.ResponseWriter, r *http.Request) {
 	}
 	// In a flood, or on a slow link, a vote may take as long as votes are waited for.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(voteTimeout))
-	send(w, r, v.Raw(), func(delta bool) []byte {
-		if !delta {
-			return a.packed(c, func() *[]byte { return &c.packed }, func() []byte { return directory.Compress(v.Raw()) })
-		}
-		if base == nil || !knowsDictionary(r, base) {
-			return nil
-		}
-		return a.packed(c, func() *[]byte {
-			if d := sha256.Sum256(base); c.deltaOf != d {
-				c.delta, c.deltaOf = nil, d
-			}
-			return &c.delta
-		}, func() []byte { return directory.CompressDelta(v.Raw(), base) })
-	})
+	switch {
+	case len(v.Raw()) < minPacked:
+		send(w, v.Raw(), "")
+	case base != nil && knowsDictionary(r, base):
+		send(w, a.packed(c, v, base), "dcz")
+	case mirror.AcceptsZstd(r):
+		send(w, a.packed(c, v, nil), "zstd")
+	default:
+		send(w, v.Raw(), "")
+	}
 }
 
 // voteByDigest returns a vote that is here, and the one of its author before it.
@@ -215,19 +238,32 @@ func (a *Authority) voteByDigest(period uint64, digest [32]byte) (*directory.Vot
 	return nil, nil, nil
 }
 
-// packed returns what field holds, or makes it. field is called with a.mu held.
-func (a *Authority) packed(_ *candidate, field func() *[]byte, pack func() []byte) []byte {
-	a.packing <- struct{}{} // one at a time: compressing takes memory, and the next one may want the same
+// packed returns the vote of a candidate compressed, against base unless that is nil, and keeps it: nobody should be able to make an authority
+// compress by asking.
+func (a *Authority) packed(c *candidate, v *directory.Vote, base []byte) []byte {
+	a.packing <- struct{}{} // one at a time: it takes memory, and the next one may want the same
 	defer func() { <-a.packing }()
-	a.mu.Lock()
-	b := *field()
-	a.mu.Unlock()
-	if b == nil {
-		b = pack()
-		a.mu.Lock()
-		*field() = b
-		a.mu.Unlock()
+	var key [32]byte
+	if base != nil {
+		key = sha256.Sum256(base)
 	}
+	a.mu.Lock()
+	b := c.packed[key]
+	a.mu.Unlock()
+	if b != nil {
+		return b
+	}
+	if base != nil {
+		b = directory.CompressDelta(v.Raw(), base)
+	} else {
+		b = directory.Compress(v.Raw())
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if c.packed == nil {
+		c.packed = make(map[[32]byte][]byte)
+	}
+	c.packed[key] = b
 	return b
 }
 
@@ -238,32 +274,15 @@ func knowsDictionary(r *http.Request, base []byte) bool {
 		r.Header.Get("Available-Dictionary") == ":"+base64.StdEncoding.EncodeToString(digest[:])+":"
 }
 
-// send answers with a document in the shortest form that the client understands. packed, unless nil, returns it compressed, or as a
-// difference, or nil.
-func send(w http.ResponseWriter, r *http.Request, b []byte, packed func(delta bool) []byte) {
-	if packed == nil {
-		packed = func(delta bool) []byte {
-			if delta {
-				return nil
-			}
-			return directory.Compress(b)
-		}
-	}
-	if len(b) < minPacked {
-		// plain
-	} else if d := packed(true); d != nil {
-		b = d
-		w.Header().Set("Content-Encoding", "dcz")
-	} else if mirror.AcceptsZstd(r) {
-		b = packed(false)
-		w.Header().Set("Content-Encoding", "zstd")
+// send answers with a document that has the content encoding.
+func send(w http.ResponseWriter, b []byte, encoding string) {
+	if encoding != "" {
+		w.Header().Set("Content-Encoding", encoding)
 	}
 	w.Header().Set("Content-Type", "application/cbor")
 	w.Header().Set("Content-Length", strconv.Itoa(len(b)))
 	_, _ = w.Write(b) // a peer that went away asks again
 }
-
-func newBody(b []byte) io.Reader { return bytes.NewReader(b) }
 
 func (a *Authority) postSignature(w http.ResponseWriter, r *http.Request) {
 	b, err := mirror.ReadRequest(r, directory.MaxSignatureSize)

@@ -76,12 +76,18 @@ func (a *Authority) post(ctx context.Context, peer directory.Authority, path str
 func (a *Authority) catchUp(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, min(catchUpTime, a.lead()))
 	defer cancel()
+	etag := ""
+	a.mu.Lock()
+	if a.document != nil {
+		etag = a.document.ETag()
+	}
+	a.mu.Unlock()
 	var wg sync.WaitGroup
 	for _, peer := range a.peers() {
 		wg.Go(func() {
-			b, _, err := mirror.Get(ctx, a.client, peer.Address, mirror.PathConsensus, "", directory.MaxConsensusSize)
+			b, _, err := mirror.Get(ctx, a.client, peer.Address, mirror.PathConsensus, etag, directory.MaxConsensusSize)
 			if err != nil {
-				return // it is not up, or has none: its own log tells
+				return // it is not up, or has none, or the same: its own log tells
 			}
 			c, err := directory.ParseConsensus(b, a.cfg.Network, a.now())
 			if err != nil {

@@ -71,6 +71,7 @@ type round struct {
 	unsent     bool // something counts that the last ballot did not have
 	signatures map[identity.ID]*directory.Signature
 	extra      map[[32]byte]*directory.Descriptor // fetched for this round
+	ballots    map[[32]byte]bool                  // digests of what was accepted
 }
 
 // candidate is a head and what is known of it.
@@ -79,9 +80,7 @@ type candidate struct {
 	vote     *directory.Vote // nil until it is here
 	counts   bool
 	fetching bool
-	packed   []byte // the vote, compressed, where somebody asked
-	delta    []byte // the same against the vote with the digest deltaOf
-	deltaOf  [32]byte
+	packed   map[[32]byte][]byte // the vote compressed, where somebody asked: against the document with that SHA-256, or none (zeros)
 }
 
 // signed returns how many authorities have signed the head.
@@ -166,6 +165,7 @@ func (a *Authority) inRound(period uint64, now time.Time) *round {
 			authors:    make(map[identity.ID][]*candidate),
 			signatures: make(map[identity.ID]*directory.Signature),
 			extra:      make(map[[32]byte]*directory.Descriptor),
+			ballots:    make(map[[32]byte]bool),
 		}
 		a.rounds[period] = r
 	}
