@@ -18,8 +18,8 @@ import (
 //   - A flag is set if a majority of all n set it. A relay is listed if it so gets FlagRunning and FlagValid: so at least one honest
 //     authority listed it, and one that all honest ones list is in. (A majority is more than f, and n − f is a majority.)
 //   - Its descriptor is the newest that a majority of all n have or have surpassed.
-//   - Its weight is the lower median over all v votes, where not listing counts as 0: because v > 2f, it has honest
-//     opinions, or the same value, on both sides. It is above 0 if all who listed it said so, because fewer than half of v did not.
+//   - Its weight is made of what enough of them measured, or else the lower median over all v votes, where not listing counts as 0: because
+//     v > 2f, it has honest opinions, or the same value, on both sides. Newcomers are held back (weights.go).
 //   - A parameter is set if Threshold votes state it, to the lower median of what they state.
 //   - Of the relays at one IP address only ParamRelaysPerAddress are listed: the heaviest, then those that sort first.
 func Compute(votes []*Vote, net *Network) (*Consensus, error) {
@@ -27,7 +27,8 @@ func Compute(votes []*Vote, net *Network) (*Consensus, error) {
 		return nil, err
 	}
 	c := &Consensus{Network: net.Name, Interval: net.Interval, Period: votes[0].Period, Params: computeParams(votes, net)}
-	c.Relays = limitAddresses(computeRelays(votes, net), int(c.Params.Get(ParamRelaysPerAddress)))
+	c.Relays = limitAddresses(computeRelays(votes, net, c.Params), int(c.Params.Get(ParamRelaysPerAddress)))
+	limitNewcomers(c.Relays, votes, net, c.Params)
 	if len(c.Relays) > MaxRelays {
 		return nil, fail("consensus", ErrTooLarge, "%d relays: at most %d are allowed", len(c.Relays), MaxRelays)
 	}
@@ -85,7 +86,7 @@ func computeParams(votes []*Vote, net *Network) Params {
 	return params.normal()
 }
 
-func computeRelays(votes []*Vote, net *Network) []Relay {
+func computeRelays(votes []*Vote, net *Network, params Params) []Relay {
 	opinions := make(map[identity.ID][]VoteEntry)
 	for _, v := range votes {
 		for _, e := range v.Entries {
@@ -101,13 +102,11 @@ func computeRelays(votes []*Vote, net *Network) []Relay {
 		if !flags.Has(FlagRunning | FlagValid) {
 			continue
 		}
-		weights := make([]uint64, len(votes)) // 0 for those who do not list it
-		for i, e := range entries {
-			weights[i] = e.Weight
-		}
-		relays = append(relays, agreedDescriptor(entries, net.Majority()).relay(flags, lowerMedian(weights)))
+		d := agreedDescriptor(entries, net.Majority())
+		relays = append(relays, d.relay(flags, agreedWeight(entries, len(votes), d, net, params)))
 	}
 	slices.SortFunc(relays, func(a, b Relay) int { return a.Identity.Compare(b.Identity) })
+	limitNewcomers(relays, votes, net, params) // so that none of them displaces others at its address
 	return relays
 }
 

@@ -77,7 +77,7 @@ func TestComputeMembership(t *testing.T) {
 		for i, f := range c.flags {
 			v := testVote(network, parties[i], nil)
 			if f != 0 {
-				v.Entries = []VoteEntry{{d, f, 7}}
+				v.Entries = []VoteEntry{{Descriptor: d, Flags: f, Weight: 7}}
 			}
 			votes = append(votes, v)
 		}
@@ -122,7 +122,7 @@ func TestComputeWeightRange(t *testing.T) {
 				}
 				if listed {
 					lists++
-					v.Entries = []VoteEntry{{d, FlagRunning | FlagValid, weight}}
+					v.Entries = []VoteEntry{{Descriptor: d, Flags: FlagRunning | FlagValid, Weight: weight}}
 				}
 				votes = append(votes, v)
 			}
@@ -319,7 +319,7 @@ func TestVoteRefuses(t *testing.T) {
 		"twice":          {func(v *Vote) { v.Entries[1] = v.Entries[0] }, ErrMalformed},
 		"unknown flag":   {func(v *Vote) { v.Entries[0].Flags = AllFlags + 1 }, ErrMalformed},
 		"heavy":          {func(v *Vote) { v.Entries[0].Weight = MaxWeight + 1 }, ErrMalformed},
-		"other's relay":  {func(v *Vote) { v.Entries = []VoteEntry{{foreign, 3, 1}} }, ErrMalformed},
+		"other's relay":  {func(v *Vote) { v.Entries = []VoteEntry{{Descriptor: foreign, Flags: 3, Weight: 1}} }, ErrMalformed},
 		"no descriptor":  {func(v *Vote) { v.Entries[0].Descriptor = &Descriptor{Network: "test"} }, ErrMalformed},
 		"forged descriptor": {func(v *Vote) {
 			v.Entries[0].Descriptor = &Descriptor{Network: "test", raw: append(descriptors[0].raw[:len(descriptors[0].raw)-1:len(descriptors[0].raw)-1], 7)}

@@ -108,6 +108,7 @@ type entryVector struct {
 	Descriptor string `json:"descriptor"` // by name
 	Flags      uint32 `json:"flags"`
 	Weight     uint64 `json:"weight"`
+	Measured   uint64 `json:"measured,omitempty"` // votes only
 }
 
 type consensusVector struct {
@@ -308,9 +309,10 @@ func makeVotes(descriptors []descriptorVector) (list []voteVector) {
 	} {
 		v := voteVector{Authority: fmt.Sprint("authority ", i+1), Network: "example", Interval: vectorInterval, Period: vectorPeriod, Params: params}
 		entry := func(name string, flags uint32, weight uint64) {
-			v.Entries = append(v.Entries, entryVector{name, flags, weight})
+			v.Entries = append(v.Entries, entryVector{Descriptor: name, Flags: flags, Weight: weight})
 		}
 		entry("guard", running|[]uint32{guard, guard | fast, guard | fast, 0}[i], []uint64{400, 100, 300, 200}[i])
+		v.Entries[0].Measured = []uint64{1100, 0, 900, 1000}[i]
 		if i < 3 {
 			entry([]string{"exit, newer", "exit, newer", "exit, older"}[i], running|exit, []uint64{70, 50, 60}[i])
 		}
@@ -334,7 +336,7 @@ func makeVotes(descriptors []descriptorVector) (list []voteVector) {
 func (v *voteVector) fields(descriptors []descriptorVector) [][]byte {
 	var entries [][]byte
 	for _, e := range v.Entries {
-		entries = append(entries, array(octets(byName(descriptors, e.Descriptor).Document), number(uint64(e.Flags)), number(e.Weight)))
+		entries = append(entries, array(octets(byName(descriptors, e.Descriptor).Document), number(uint64(e.Flags)), number(e.Weight), number(e.Measured)))
 	}
 	return [][]byte{
 		text(v.Network), number(uint64(v.Interval)), number(v.Period), octets(authorityKeys(v.Authority).Identity), parameters(v.Params), listed(entries),
@@ -350,15 +352,17 @@ func makeConsensus(descriptors []descriptorVector) consensusVector {
 		// Two state unmeasured-weight: too few.
 		Params: map[string]int64{"relays-per-address": 2, "x-negative": -4},
 		Relays: []entryVector{
-			{"guard", running | guard, 200},     // two say Fast
-			{"exit, older", running | exit, 50}, // the third of the newest first; one vote counts as weight 0
+			{Descriptor: "guard", Flags: running | guard, Weight: 1000}, // two say Fast; three have measured it
+			// The third of the newest first. It has a weight of 50: one vote counts as 0. All newcomers have 120, and may
+			// have 1000 · 5 / 95 = 52.
+			{Descriptor: "exit, older", Flags: running | exit, Weight: 21},
 			// Not "unpopular", which two list; not "not valid", which two call so.
-			{"crowd c", running, 30}, // the heaviest at its address, where two may be
+			{Descriptor: "crowd c", Flags: running, Weight: 13}, // the heaviest at its address, where two may be
 		},
 	}
 	crowd := []string{"crowd a", "crowd b"} // the second goes to the lower identity
 	slices.SortFunc(crowd, func(a, b string) int { return bytes.Compare(relayKeys(a).Identity, relayKeys(b).Identity) })
-	c.Relays = append(c.Relays, entryVector{crowd[0], running, 20})
+	c.Relays = append(c.Relays, entryVector{Descriptor: crowd[0], Flags: running, Weight: 8})
 	sortRelays(c.Relays, descriptors)
 
 	names, columns := makeColumns(c.Relays, descriptors)
@@ -621,7 +625,7 @@ func (f *failures) votes() {
 	const kind = "vote"
 	base := voteVector{
 		Authority: "authority 1", Network: "example", Interval: vectorInterval, Period: vectorPeriod, Params: map[string]int64{"a": 1, "bb": 2},
-		Entries: []entryVector{{"guard", running, 1}, {"exit, newer", running, 1}},
+		Entries: []entryVector{{Descriptor: "guard", Flags: running, Weight: 1}, {Descriptor: "exit, newer", Flags: running, Weight: 1}},
 	}
 	sortRelays(base.Entries, f.Descriptors)
 	key := authorityKeys("authority 1")
@@ -631,7 +635,7 @@ func (f *failures) votes() {
 		f.add(kind, name, err, sealVote(listed(items), key).Document)
 	}
 	entry := func(document []byte, flags, weight uint64) []byte {
-		return array(octets(document), number(flags), number(weight))
+		return array(octets(document), number(flags), number(weight), number(0))
 	}
 	first, second := byName(f.Descriptors, base.Entries[0].Descriptor).Document, byName(f.Descriptors, base.Entries[1].Descriptor).Document
 	field("another network", "ErrWrongNetwork", 0, text("other"))
@@ -645,6 +649,7 @@ func (f *failures) votes() {
 	field("a relay twice", "ErrMalformed", 5, array(entry(first, running, 1), entry(first, running, 1)))
 	field("flag 512", "ErrMalformed", 5, array(entry(first, 512, 1)))
 	field("weight above 10^12", "ErrMalformed", 5, array(entry(first, running, 1_000_000_000_001)))
+	field("measured at more than 10^12", "ErrMalformed", 5, array(array(octets(first), number(running), number(1), number(1_000_000_000_001))))
 	other := byName(f.Descriptors, "guard").fields()
 	other[0] = text("other")
 	field("a descriptor of another network", "ErrMalformed", 5, array(entry(sealDescriptor(listed(other), relayKeys("guard")).Document, running, 1)))
@@ -878,7 +883,7 @@ func (c *checker) votes() (votes []*directory.Vote) {
 			Network: v.Network, Interval: time.Duration(v.Interval) * time.Second, Period: v.Period, Authority: cert.Identity, Params: v.Params,
 		}
 		for _, e := range v.Entries {
-			want.Entries = append(want.Entries, directory.VoteEntry{Descriptor: c.parsed[e.Descriptor], Flags: directory.Flags(e.Flags), Weight: e.Weight})
+			want.Entries = append(want.Entries, directory.VoteEntry{Descriptor: c.parsed[e.Descriptor], Flags: directory.Flags(e.Flags), Weight: e.Weight, Measured: e.Measured})
 		}
 		document, err := directory.SignVote(want, key, cert)
 		c.same(v.Authority, document, v.Document, err)

@@ -36,8 +36,10 @@ type VoteEntry struct {
 	Descriptor *Descriptor
 	// Flags that the authority would give.
 	Flags Flags
-	// Weight in KB/s that the authority would give, at most MaxWeight.
+	// Weight in KB/s that the authority would give without a measurement, at most MaxWeight.
 	Weight uint64
+	// Measured is what the authority has drawn through the relay, in KB/s, at most MaxWeight; 0 if it has not measured it.
+	Measured uint64
 }
 
 type voteBody struct {
@@ -55,6 +57,7 @@ type voteEntryWire struct {
 	Descriptor []byte
 	Flags      uint32
 	Weight     uint64
+	Measured   uint64
 }
 
 // Raw returns the signed document that the vote was parsed from, nil if it was not. It must not be changed.
@@ -122,7 +125,7 @@ func ParseVote(b []byte, net *Network, known func(digest [32]byte) *Descriptor) 
 func (v *Vote) wire() *voteBody {
 	entries := make([]voteEntryWire, len(v.Entries))
 	for i, e := range v.Entries {
-		entries[i] = voteEntryWire{Descriptor: e.Descriptor.raw, Flags: uint32(e.Flags), Weight: e.Weight}
+		entries[i] = voteEntryWire{Descriptor: e.Descriptor.raw, Flags: uint32(e.Flags), Weight: e.Weight, Measured: e.Measured}
 	}
 	return &voteBody{
 		Network:   v.Network,
@@ -162,7 +165,7 @@ func (w *voteBody) vote(known func([32]byte) *Descriptor) (*Vote, error) {
 				return nil, fmt.Errorf("entry %d: %w", i, err)
 			}
 		}
-		v.Entries[i] = VoteEntry{Descriptor: d, Flags: Flags(e.Flags), Weight: e.Weight}
+		v.Entries[i] = VoteEntry{Descriptor: d, Flags: Flags(e.Flags), Weight: e.Weight, Measured: e.Measured}
 	}
 	return v, v.validate()
 }
@@ -190,6 +193,8 @@ func (v *Vote) validate() error {
 			return fmt.Errorf("relay %s has unknown flags %#x", d.Identity.Short(), uint32(e.Flags&^AllFlags))
 		case e.Weight > MaxWeight:
 			return fmt.Errorf("relay %s has a weight of %d KB/s, above %d", d.Identity.Short(), e.Weight, uint64(MaxWeight))
+		case e.Measured > MaxWeight:
+			return fmt.Errorf("relay %s was measured at %d KB/s, above %d", d.Identity.Short(), e.Measured, uint64(MaxWeight))
 		}
 	}
 	return nil
