@@ -60,7 +60,10 @@ func (h *history) observed() directory.Observed {
 	if !h.reached {
 		return o
 	}
-	o.Between = time.Duration((h.runTime + h.run.Seconds()) / (h.runs + 1) * float64(time.Second))
+	o.Between = h.run
+	if h.runs > 0 {
+		o.Between = time.Duration((h.runTime + h.run.Seconds()) / (h.runs + 1) * float64(time.Second))
+	}
 	o.Uptime = 1
 	if h.allTime > 0 {
 		o.Uptime = h.upTime / h.allTime
