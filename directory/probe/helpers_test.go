@@ -68,7 +68,7 @@ type lab struct {
 	store   *memStore
 	pool    *cell.Pool
 	log     bytes.Buffer
-	dials   sync.Map // of addresses: *atomic.Int64
+	things  sync.Map // machines by netip.Addr, keys by "key " and name, *atomic.Int64 of dials by address
 
 	ctx    context.Context // of the relays
 	cancel context.CancelFunc
@@ -127,7 +127,7 @@ func (l *lab) begin(change func(*probe.Config)) {
 	cfg := probe.Config{
 		Network: l.network, Self: l.self.ID(), Store: l.store, AllowPrivateAddresses: true, Pool: l.pool,
 		Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			n, _ := l.dials.LoadOrStore(addr, new(atomic.Int64))
+			n, _ := l.things.LoadOrStore(addr, new(atomic.Int64))
 			n.(*atomic.Int64).Add(1)
 			return l.host.Dial(ctx, network, addr)
 		},
@@ -157,11 +157,15 @@ func (l *lab) end() {
 
 func (l *lab) key(name string) *identity.Key {
 	l.Helper()
+	if k, ok := l.things.Load("key " + name); ok {
+		return k.(*identity.Key)
+	}
 	seed := sha256.Sum256([]byte(name))
 	k, err := identity.FromSeed(seed[:])
 	if err != nil {
 		l.Fatal(err)
 	}
+	l.things.Store("key "+name, k)
 	return k
 }
 
@@ -213,17 +217,17 @@ func (l *lab) serve(name string, addrs ...string) (stop func()) {
 
 // machine returns the host with that address.
 func (l *lab) machine(a netip.Addr) *simnet.Host {
-	if h, ok := l.dials.Load(a); ok {
+	if h, ok := l.things.Load(a); ok {
 		return h.(*simnet.Host)
 	}
 	h := l.sim.Host(a.String(), a)
-	l.dials.Store(a, h)
+	l.things.Store(a, h)
 	return h
 }
 
 // dialled returns how often the prober has dialled an address.
 func (l *lab) dialled(addr string) int64 {
-	if n, ok := l.dials.Load(addr); ok {
+	if n, ok := l.things.Load(addr); ok {
 		return n.(*atomic.Int64).Load()
 	}
 	return 0

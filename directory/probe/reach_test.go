@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -269,18 +270,26 @@ func TestHibernates(t *testing.T) {
 func TestReflector(t *testing.T) {
 	inLab(t, func(cfg *probe.Config) { cfg.Parallel = 6 }, func(l *lab) {
 		victim := l.machine(netip.MustParseAddr("10.1.0.1"))
+		var mu sync.Mutex            // guards what follows
 		accepted := map[string]int{} // by minute
-		count := func(ln net.Listener, open *int, most *int) {
+		var open, most int
+		count := func(ln net.Listener) {
 			for {
 				c, err := ln.Accept()
 				if err != nil {
 					return
 				}
+				mu.Lock()
 				accepted[time.Now().Truncate(time.Minute).String()]++
-				*open++
-				*most = max(*most, *open)
+				open++
+				most = max(most, open)
+				mu.Unlock()
 				go func() {
-					defer func() { *open-- }()
+					defer func() {
+						mu.Lock()
+						open--
+						mu.Unlock()
+					}()
 					b := make([]byte, 1<<12)
 					for {
 						if _, err := c.Read(b); err != nil {
@@ -291,25 +300,27 @@ func TestReflector(t *testing.T) {
 				}()
 			}
 		}
-		var open, most int
 		for port := range 20 {
 			ln, err := victim.Listen("tcp", fmt.Sprintf("10.1.0.1:%d", 9001+port))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer ln.Close()
-			go count(ln, &open, &most)
+			go count(ln)
 		}
 		for i := range 60 {
 			l.Watch(l.descriptor(fmt.Sprint("claim", i), nil, fmt.Sprintf("10.1.0.1:%d", 9001+i%20)))
 		}
 		time.Sleep(6 * time.Hour)
 		total := 0
+		mu.Lock()
 		for minute, n := range accepted {
 			if total += n; n > 2 { // a minute of the clock may have the end of one of ours and the begin of the next
 				t.Errorf("%d connections in the minute %s", n, minute)
 			}
 		}
+		most = 0
+		mu.Unlock()
 		if total < 60 || total > 361 {
 			t.Errorf("%d connections to one address in six hours", total)
 		}
@@ -320,13 +331,14 @@ func TestReflector(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ln.Close()
-			go count(ln, &open, &most)
+			go count(ln)
 		}
-		most = 0
 		for i := range 100 {
 			l.Watch(l.descriptor(fmt.Sprint("many", i), nil, fmt.Sprintf("10.2.0.%d:9001", i)))
 		}
 		time.Sleep(6 * time.Hour)
+		mu.Lock()
+		defer mu.Unlock()
 		if most != 3 {
 			t.Errorf("%d strangers were tested at once, want 3", most)
 		}
