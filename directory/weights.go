@@ -2,6 +2,7 @@ package directory
 
 import (
 	"math/bits"
+	"net/netip"
 
 	"cepa/crypto/identity"
 )
@@ -18,14 +19,14 @@ import (
 // What a liar gains: x is not the relay's word, so whatever it states, its weight is at most 4/3 x. Among the m measured values are at
 // most f < n/3 of malicious authorities, and m ≥ 2f+1: so x has honest values, or the same value, on both sides.
 //
-// Newcomers are the unmeasured relays without FlagStable; once authorities have measured three quarters of those with FlagStable, all that
-// are unmeasured. With E the weight of all others and N that of the newcomers, N is made at most E · s / (100 − s), with s =
+// Newcomers are the unmeasured relays without FlagStable; and all unmeasured ones, once there are measured relays in three quarters of the
+// neighbourhoods (an IPv4 /16, an IPv6 /32) with relays that have FlagStable. Neighbourhoods are counted and not relays, because these cost less. With E the weight of all others and N that of the newcomers, N is made at most E · s / (100 − s), with s =
 // ParamUnmeasuredShare: then N / (E + N) ≤ s / 100. How many newcomers there are, where, and what they state does not matter:
 // however many relays somebody adds in a period, until they are measured they have no more than s percent of the weight together. As
 // long as there is nobody else, in the first consensus of a network, newcomers have all of it.
 
-// measuredShare is the part of the relays with FlagStable, in percent, from which on unmeasured ones among them count as newcomers. In a network that
-// begins to measure, those that wait for their turn then lose little to the others: at most a quarter of the weight.
+// measuredShare is the part of the neighbourhoods, in percent, from which on all unmeasured relays count as newcomers. In a network that begins to
+// measure, those that wait for their turn then lose little to the others: about a quarter of the weight.
 const measuredShare = 75
 
 // measuringVotes returns how many votes must have measured a relay: 2f+1 for the highest f < n/3.
@@ -81,16 +82,20 @@ func (d *Descriptor) carried() uint64 {
 // limitNewcomers holds the weights of newcomers among the relays of a consensus back, so that they sum up to no more than their share.
 func limitNewcomers(relays []Relay, votes []*Vote, net *Network, params Params) {
 	measured := measuredRelays(votes, net)
-	stable, stableMeasured := 0, 0
+	places := make(map[netip.Prefix]bool) // with stable relays: whether one of them was measured
 	for i := range relays {
-		if relays[i].Flags.Has(FlagStable) {
-			stable++
-			if measured[relays[i].Identity] {
-				stableMeasured++
-			}
+		if r := &relays[i]; r.Flags.Has(FlagStable) {
+			place := neighbourhood(r.Addresses[0].Addr())
+			places[place] = places[place] || measured[r.Identity]
 		}
 	}
-	all := stableMeasured > 0 && stableMeasured*100 >= stable*measuredShare
+	known := 0
+	for _, m := range places {
+		if m {
+			known++
+		}
+	}
+	all := known > 0 && known*100 >= len(places)*measuredShare
 	newcomer := func(r *Relay) bool { return !measured[r.Identity] && (all || !r.Flags.Has(FlagStable)) }
 
 	var others, newcomers uint64 // sums stay below MaxRelays * MaxWeight, far from 2^63
@@ -116,6 +121,19 @@ func limitNewcomers(relays []Relay, votes []*Vote, net *Network, params Params) 
 			r.Weight, _ = bits.Div64(hi, lo, newcomers) // Weight ≤ newcomers, so it fits
 		}
 	}
+}
+
+// neighbourhood is the IPv4 /16 or IPv6 /32 of a relay's first address.
+func neighbourhood(a netip.Addr) netip.Prefix {
+	bits := 16
+	if a.Is6() {
+		bits = 32
+	}
+	prefix, err := a.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{} // an invalid address, which descriptors do not have
+	}
+	return prefix
 }
 
 // measuredRelays returns whom enough votes have measured.
