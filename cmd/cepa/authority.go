@@ -12,6 +12,7 @@ import (
 
 	"cepa/directory"
 	"cepa/directory/authority"
+	"cepa/directory/probe"
 	"cepa/state"
 )
 
@@ -22,6 +23,12 @@ type authorityOptions struct {
 	allowPrivate bool
 	testingFlags bool
 	firstRelays  int
+	ipv6         string
+
+	measure      bool
+	measureEvery time.Duration
+	measureBytes string
+	measureRate  string
 }
 
 // authorityStatus is what an authority tells about itself.
@@ -31,6 +38,8 @@ type authorityStatus struct {
 	Relays         int       `json:"relays_in_consensus"`
 	ConsensusFrom  time.Time `json:"consensus_valid_after"`
 	ConsensusUntil time.Time `json:"consensus_valid_until"`
+	// Tests is what the authority found itself.
+	Tests probe.Status `json:"tests"`
 }
 
 func newAuthority() *cobra.Command {
@@ -40,8 +49,12 @@ func newAuthority() *cobra.Command {
 		Short: "Run a directory authority",
 		Long: `Run one of the authorities that agree on the consensus of a network. Its
 identity must be in the network file: "cepa authority init" makes it and prints
-the lines for that file.`,
-		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030\n  cepa authority --network network.toml",
+the lines for that file.
+
+It tests that relays are reached at their addresses, and with --measure how much
+goes through them. Measurements count when enough authorities make them (3 of 4,
+5 of 7), so all should; doc/directory.md has the rules and the figures.`,
+		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030\n  cepa authority --network network.toml\n  cepa authority --network network.toml --measure --measure-rate 200Mbit/s",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runAuthority(cmd.Context(), &o, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -53,11 +66,57 @@ the lines for that file.`,
 	f.BoolVar(&o.allowPrivate, "allow-private-addresses", false, "list relays on private addresses too; for networks inside one building")
 	f.BoolVar(&o.testingFlags, "testing-flags", false, "give new relays all flags at once; for test networks")
 	f.IntVar(&o.firstRelays, "first-round", 0, "in a network without consensus, vote at once when this many relays have come")
+	f.StringVar(&o.ipv6, "test-ipv6", "auto", "whether relays are tested over IPv6: yes, no, or auto, which takes no notice of failures unless most relays pass")
+	f.BoolVar(&o.measure, "measure", false, "measure how much relays carry, through circuits of other relays")
+	f.DurationVar(&o.measureEvery, "measure-every", probe.DefaultMeasureEvery, "measure each relay so often")
+	f.StringVar(&o.measureBytes, "measure-bytes", exactSize(probe.DefaultMeasureBytes), "draw at most so much in one measurement, 1MB or more")
+	f.StringVar(&o.measureRate, "measure-rate", exactRate(probe.DefaultMeasureRate), "draw at most so much a second in all, 100KB/s or more; faster relays are measured as this")
 	cmd.AddCommand(newAuthorityInit())
 	return cmd
 }
 
+// probing returns the configuration of the tests.
+func (o *authorityOptions) probing() (probe.Config, error) {
+	cfg := probe.Config{AllowPrivateAddresses: o.allowPrivate}
+	switch o.ipv6 {
+	case "auto":
+	case "yes":
+		cfg.IPv6 = probe.IPv6Yes
+	case "no":
+		cfg.IPv6 = probe.IPv6No
+	default:
+		return cfg, usagef("--test-ipv6 is %s: it may be auto, yes or no", quoted(o.ipv6))
+	}
+	if o.allowPrivate {
+		cfg.Gap = time.Second // nobody else is at such addresses
+	}
+	size, err := parseSize(o.measureBytes)
+	if err != nil {
+		return cfg, usagef("--measure-bytes: %w", err)
+	}
+	rate, err := parseRate(o.measureRate)
+	if err != nil {
+		return cfg, usagef("--measure-rate: %w", err)
+	}
+	switch {
+	case o.measureEvery < time.Minute:
+		return cfg, usagef("--measure-every is %v: a minute is the least", o.measureEvery)
+	case size < probe.LeastMeasureBytes:
+		return cfg, usagef("--measure-bytes is %s: 1MB is the least that tells anything", o.measureBytes)
+	case rate < probe.LeastMeasureRate:
+		return cfg, usagef("--measure-rate is %s: 100KB/s is the least that tells anything", o.measureRate)
+	}
+	if o.measure {
+		cfg.Measure = &probe.Measure{Every: o.measureEvery, Bytes: size, Rate: rate}
+	}
+	return cfg, nil
+}
+
 func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Writer) error {
+	probing, err := o.probing()
+	if err != nil {
+		return err
+	}
 	n, err := openNode(&o.nodeFlags, "authority", stderr)
 	if err != nil {
 		return err
@@ -74,12 +133,17 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	if o.listen == "" {
 		o.listen = me.Address
 	}
+	probing.Network, probing.Self, probing.Store, probing.Log = n.net, me.Identity, n.dir, n.log
+	prober, err := probe.New(probing)
+	if err != nil {
+		return err
+	}
 	ln, err := listenFor("the authority's address", "--listen", o.listen)
 	if err != nil {
 		return err
 	}
 	a, err := authority.New(authority.Config{
-		Network: n.net, Key: key, Store: n.dir, Log: n.log,
+		Network: n.net, Key: key, Store: n.dir, Prober: prober, Log: n.log,
 		TestingFlags: o.testingFlags, AllowPrivateAddresses: o.allowPrivate,
 		FirstRound: authority.FirstRound{Relays: o.firstRelays},
 	})
@@ -89,7 +153,7 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	}
 	defer a.Close()
 	n.serveStatus(func(s *nodeStatus) {
-		s.Authority = &authorityStatus{Nickname: me.Nickname, Identity: me.Identity.String()}
+		s.Authority = &authorityStatus{Nickname: me.Nickname, Identity: me.Identity.String(), Tests: prober.Status()}
 		if c := a.Consensus(); c != nil {
 			s.Authority.Relays, s.Authority.ConsensusFrom, s.Authority.ConsensusUntil = len(c.Relays), c.ValidAfter, c.ValidUntil
 		}

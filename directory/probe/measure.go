@@ -21,9 +21,9 @@ const (
 	// DefaultMeasureEvery is from one measurement of a relay to the next.
 	DefaultMeasureEvery = 24 * time.Hour
 	// DefaultMeasureBytes is the most that one measurement draws.
-	DefaultMeasureBytes = 128 << 20
+	DefaultMeasureBytes = 128_000_000
 	// LeastMeasureBytes is what the slowest relays need.
-	LeastMeasureBytes = 1 << 20
+	LeastMeasureBytes = 1_000_000
 	// DefaultMeasureRate is the most that all measurements draw together, in bytes per second: 100 Mbit/s. A relay that is faster is measured as this.
 	DefaultMeasureRate = 12_500_000
 	// LeastMeasureRate is the least that makes sense, in bytes per second.
