@@ -45,6 +45,7 @@ var limitRows = [][2]string{
 	{"connections to an authority", "{authority.maxConns}"},
 	{"the head of a request to an authority; all of it; the answer; a pause", "{authority.headerTimeout in second} s; {authority.bodyTimeout in minute} minutes; {authority.bodyTimeout in minute} minutes; {authority.idleTimeout in second} s"},
 	{"relays that an authority keeps", "{authority.defaultMaxRelays}"},
+	{"relays at one address (an IPv4 address, an IPv6 /64) that an authority tests", "one in {probe.DefaultGap in second} s"},
 }
 
 // limitSentence stands below the table.
