@@ -85,7 +85,7 @@ func checkMeasured(t *testing.T, capacity []int64, weight func(i int) uint64) {
 		}
 		t.Logf("relay %d: %d KB/s, weight %d: %+.1f %%", i, c, weight(i), 100*off)
 	}
-	if need := (len(capacity)*95 + 99) / 100; good < need {
+	if need := len(capacity) * 95 / 100; good < need {
 		t.Errorf("%d of %d weights are within 15 %% of the capacity, want %d", good, len(capacity), need)
 	}
 }

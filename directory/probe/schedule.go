@@ -22,8 +22,16 @@ const (
 // queue is the relays of a lane that wait for their next test, the one that is due first in front. It is a heap.Interface.
 type queue []*relay
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].due.Before(q[j].due) }
+func (q queue) Len() int { return len(q) }
+
+// Less puts, of relays that wait for the same address, those first that have failed least: a new one does not wait for all who ever claimed it.
+func (q queue) Less(i, j int) bool {
+	if q[i].due.Equal(q[j].due) {
+		return q[i].failures < q[j].failures
+	}
+	return q[i].due.Before(q[j].due)
+}
+
 func (q queue) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].place, q[j].place = i, j
