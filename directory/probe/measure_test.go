@@ -92,7 +92,7 @@ func checkMeasured(t *testing.T, capacity []int64, weight func(i int) uint64) {
 
 // TestMeasured: measured weights come close to what relays can carry, whatever they state.
 func TestMeasured(t *testing.T) {
-	capacity := capacities(12, 40, 160)
+	capacity := capacities(12, 40, 120)
 	measureNet(t, 1, capacity, 2*time.Hour, nil, func(n *testnet.Net, weight func(i int) uint64) {
 		checkMeasured(t, capacity, weight)
 	})
@@ -127,13 +127,13 @@ func TestSoakMeasuredByFour(t *testing.T) {
 
 // TestLiar: a relay that states a hundred times what it has, and that it carried that yesterday, gets at most a third more than an honest one.
 func TestLiar(t *testing.T) {
-	capacity := []int64{80, 80, 80, 80}
+	capacity := []int64{60, 60, 60, 60}
 	measureNet(t, 1, capacity, 2*time.Hour, nil, func(n *testnet.Net, weight func(i int) uint64) {
 		honest := weight(1)
 		liar := n.Relays[1]
 		d := directory.Descriptor{
 			Nickname: liar.Nickname, Addresses: []netip.AddrPort{liar.Addr}, OnionKey: liar.OnionKey.Public(),
-			BandwidthRate: 100 * 80, Extra: directory.Extra{FirstDay: 1, History: []directory.DayUse{{Read: 1 << 20, Written: 1 << 20}}},
+			BandwidthRate: 100 * 60, Extra: directory.Extra{FirstDay: 1, History: []directory.DayUse{{Read: 1 << 20, Written: 1 << 20}}},
 		}
 		publish(t, n, liar.Key, d)
 		time.Sleep(time.Hour)
