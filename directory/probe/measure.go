@@ -147,6 +147,9 @@ func (m *measurer) next(c *directory.Consensus) []*directory.Relay {
 	if c == nil || c.CheckTime(p.cfg.Now()) != nil {
 		return nil
 	}
+	if left, _ := p.voting(); left > 0 {
+		return nil
+	}
 	now, date := time.Now(), p.cfg.Now()
 	offset := p.random(len(c.Relays)) // among those that were never measured, chance decides
 	p.mu.Lock()

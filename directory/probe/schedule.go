@@ -106,6 +106,24 @@ func (p *Prober) testLoop(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
+// While votes are exchanged, the last quarter of an interval or ten minutes of it (doc/spec.md section 8), the connection is theirs: running relays are not tested
+// then, and nothing is measured.
+const (
+	votingPart = 4
+	votingMost = 10 * time.Minute
+)
+
+// voting returns how much longer votes are exchanged now, 0 if they are not, and how long they are in all.
+func (p *Prober) voting() (left, all time.Duration) {
+	n := p.cfg.Network
+	date := p.cfg.Now()
+	all = min(n.Interval/votingPart, votingMost)
+	if left = n.PeriodStart(n.Period(date) + 1).Sub(date); left > all {
+		left = 0
+	}
+	return left, all
+}
+
 // idleWake is when the loop looks again although nothing is due.
 const idleWake = time.Minute
 
@@ -115,6 +133,7 @@ func (p *Prober) startDue(start func(*relay, *directory.Descriptor, bool)) time.
 	defer p.mu.Unlock()
 	now := time.Now()
 	next := now.Add(idleWake)
+	voting, spread := p.voting()
 	for l := range lanes {
 		q := &p.queues[l]
 		for len(*q) > 0 {
@@ -127,6 +146,11 @@ func (p *Prober) startDue(start func(*relay, *directory.Descriptor, bool)) time.
 			}
 			if p.busy[l] >= p.limit(l) {
 				break
+			}
+			if l == known && r.failures == 0 && voting > 0 {
+				r.due = now.Add(voting + time.Duration(p.fraction()*float64(spread)))
+				heap.Fix(q, 0)
+				continue
 			}
 			if free := p.freeAt(r.descriptor, now); free.After(now) {
 				r.due = free
