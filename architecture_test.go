@@ -22,7 +22,7 @@ var rows = [][]string{
 	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet"},
 	{"stream", "directory", "state", "onion"},
 	{"onion/service", "directory/mirror", "path", "circuit", "link"},
-	{"relay", "client", "directory/authority"},
+	{"relay", "client", "directory/authority", "directory/probe"},
 	{"tipline", "simnet/testnet", "control"},
 	{"cmd/cepa"},
 }
@@ -63,15 +63,19 @@ var arrows = map[string][]string{
 		"cell", "crypto/identity", "crypto/layer", "socket", "clock",
 	},
 	"directory/authority": {"directory/mirror", "directory", "crypto/identity", "state", "clock"},
+	"directory/probe": {
+		"circuit", "link", "directory/mirror", "directory", "stream",
+		"cell", "crypto/identity", "crypto/layer",
+	},
 
 	"simnet/testnet": {
-		"client", "directory/authority", "relay", "link", "directory/mirror", "directory", "state",
+		"client", "directory/authority", "directory/probe", "relay", "link", "directory/mirror", "directory", "state",
 		"cell", "crypto/handshake", "crypto/identity", "simnet",
 	},
 	"control": {},
 
 	"cmd/cepa": {
-		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/mirror", "directory",
+		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/probe", "directory/mirror", "directory",
 		"cell", "crypto/handshake", "crypto/identity", "socks", "state", "virtual",
 	},
 }

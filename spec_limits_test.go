@@ -48,6 +48,7 @@ var limitRows = [][2]string{
 	{"relays that an authority keeps", "{authority.defaultMaxRelays}"},
 	{"descriptors that an authority takes over from others' votes in a period", "{authority.maxLearned}"},
 	{"proofs that an authority keeps of each other one", "{authority.maxEvidence}"},
+	{"relays at one address (an IPv4 address, an IPv6 /64) that an authority tests", "one in {probe.DefaultGap in second} s"},
 }
 
 // limitSentence stands below the table.

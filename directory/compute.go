@@ -20,8 +20,8 @@ import (
 //     authority listed it, and one that all honest ones list is in. (A majority is more than f, and n − f is a majority.)
 //   - Its descriptor is the newest of those that n − Threshold + 1 votes name: at least one honest authority has accepted it, and can hand it
 //     out. Two different ones among the honest authorities always leave such a one; who signs three at the time of a vote may be left out.
-//   - Its weight is the lower median over all v votes, where not listing counts as 0: because v > 2f, it has honest
-//     opinions, or the same value, on both sides. It is above 0 if all who listed it said so, because fewer than half of v did not.
+//   - Its weight is made of what enough of them measured, or else the lower median over all v votes, where not listing counts as 0: because
+//     v > 2f, it has honest opinions, or the same value, on both sides. Newcomers are held back (weights.go).
 //   - A parameter, and each of the Versions, is set if Threshold votes state it, to the lower median of what they state.
 //   - A shared random value is the one that a majority of all n state.
 //   - Of the relays at one IP address only ParamRelaysPerAddress are listed: the heaviest, then those that sort first.
@@ -36,7 +36,8 @@ func Compute(votes []*Vote, net *Network) (*Consensus, error) {
 		Network: net.Name, Interval: net.Interval, Period: votes[0].Period, Params: computeParams(votes, net),
 		Versions: computeVersions(votes, net), Random: computeRandom(votes, net),
 	}
-	c.Relays = limitAddresses(computeRelays(votes, net), int(c.Params.Get(ParamRelaysPerAddress)))
+	c.Relays = limitAddresses(computeRelays(votes, net, c.Params), int(c.Params.Get(ParamRelaysPerAddress)))
+	limitNewcomers(c.Relays, votes, net, c.Params)
 	if len(c.Relays) > MaxRelays {
 		return nil, fail("consensus", ErrTooLarge, "%d relays: at most %d are allowed", len(c.Relays), MaxRelays)
 	}
@@ -123,7 +124,7 @@ func opinions(votes []*Vote) map[identity.ID][]VoteEntry {
 	return all
 }
 
-func computeRelays(votes []*Vote, net *Network) []Relay {
+func computeRelays(votes []*Vote, net *Network, params Params) []Relay {
 	var relays []Relay
 	for _, entries := range opinions(votes) {
 		if len(entries) < net.Majority() {
@@ -133,17 +134,14 @@ func computeRelays(votes []*Vote, net *Network) []Relay {
 		if !flags.Has(FlagRunning | FlagValid) {
 			continue
 		}
-		descriptor := agreedDescriptor(entries, net.faults()+1)
-		if descriptor == nil {
+		d := agreedDescriptor(entries, net.faults()+1)
+		if d == nil {
 			continue
 		}
-		weights := make([]uint64, len(votes)) // 0 for those who do not list it
-		for i, e := range entries {
-			weights[i] = e.Weight
-		}
-		relays = append(relays, descriptor.relay(flags, lowerMedian(weights)))
+		relays = append(relays, d.relay(flags, agreedWeight(entries, len(votes), d, net, params)))
 	}
 	slices.SortFunc(relays, func(a, b Relay) int { return a.Identity.Compare(b.Identity) })
+	limitNewcomers(relays, votes, net, params) // so that none of them displaces others at its address
 	return relays
 }
 

@@ -18,6 +18,7 @@ const (
 // Names of the parameters that this version knows; the table of paramSpecs says what they mean.
 const (
 	ParamRelaysPerAddress      = "relays-per-address"
+	ParamUnmeasuredShare       = "unmeasured-share"
 	ParamUnmeasuredWeight      = "unmeasured-weight"
 	ParamMinBandwidthRate      = "min-bandwidth-rate"
 	ParamClientLinksPerAddress = "client-links-per-address"
@@ -62,6 +63,7 @@ var paramSpecs = []ParamSpec{
 	{ParamLinkPaddingShare, 5, 0, 50, "percent", "highest share of a relay's rate that padding may use"},
 	{ParamMinBandwidthRate, 20, 1, 1_000_000, "KB/s", "bandwidth rate below which a relay is not listed"},
 	{ParamRelaysPerAddress, 8, 1, 1 << 16, "relays", "relays that may be listed with one address"},
+	{ParamUnmeasuredShare, 5, 1, 100, "percent", "highest share of the weight of all newcomers that nobody has measured"},
 	{ParamUnmeasuredWeight, 10_000, 1, MaxWeight, "KB/s", "highest weight of a relay that nobody has measured"},
 }
 

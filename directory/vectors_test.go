@@ -157,6 +157,7 @@ type entryVector struct {
 	Descriptor string `json:"descriptor"` // by name
 	Flags      uint32 `json:"flags"`
 	Weight     uint64 `json:"weight"`
+	Measured   uint64 `json:"measured,omitempty"` // votes only
 }
 
 type consensusVector struct {
@@ -396,9 +397,10 @@ func makeVotes(descriptors []descriptorVector) (list []voteVector) {
 		v.Versions = [][]string{{"0.2.0", "0.1"}, {"0.10", ""}, {"0.9.1", "0.1"}, {"", ""}}[i]
 		v.Random = []hexBytes{{}, vectorSeed(fmt.Sprint("secret ", i)), vectorSeed("previous"), [][]byte{vectorSeed("current"), vectorSeed("current"), vectorSeed("another"), {}}[i]}
 		entry := func(name string, flags uint32, weight uint64) {
-			v.Entries = append(v.Entries, entryVector{name, flags, weight})
+			v.Entries = append(v.Entries, entryVector{Descriptor: name, Flags: flags, Weight: weight})
 		}
 		entry("guard", running|[]uint32{guard, guard | fast, guard | fast, 0}[i], []uint64{400, 100, 300, 200}[i])
+		v.Entries[0].Measured = []uint64{1100, 0, 900, 1000}[i]
 		if i < 3 {
 			entry([]string{"exit, newer", "exit, newer", "exit, older"}[i], running|exit, []uint64{70, 50, 60}[i])
 		}
@@ -421,15 +423,16 @@ func makeVotes(descriptors []descriptorVector) (list []voteVector) {
 // fields returns the items of a vote's body.
 func (v *voteVector) fields(descriptors []descriptorVector) [][]byte {
 	var identities, digests []byte
-	var flags, weights [][]byte
+	var flags, weights, measured [][]byte
 	for _, e := range v.Entries {
 		d := byName(descriptors, e.Descriptor)
 		identities, digests = append(identities, d.Identity...), append(digests, d.DocumentDigest...)
 		flags, weights = append(flags, number(uint64(e.Flags))), append(weights, number(e.Weight))
+		measured = append(measured, number(e.Measured))
 	}
 	return [][]byte{
 		text(v.Network), number(uint64(v.Interval)), number(v.Period), octets(authorityKeys(v.Authority).Identity), parameters(v.Params),
-		array(text(v.Versions[0]), text(v.Versions[1])), values(v.Random), array(octets(identities), octets(digests), listed(flags), listed(weights)),
+		array(text(v.Versions[0]), text(v.Versions[1])), values(v.Random), array(octets(identities), octets(digests), listed(flags), listed(weights), listed(measured)),
 	}
 }
 
@@ -532,15 +535,17 @@ func makeConsensus(descriptors []descriptorVector) consensusVector {
 		// Two state unmeasured-weight: too few.
 		Params: map[string]int64{"relays-per-address": 2, "x-negative": -4},
 		Relays: []entryVector{
-			{"guard", running | guard, 200},     // two say Fast
-			{"exit, newer", running | exit, 50}, // two name it, n − threshold + 1; one vote counts as weight 0
+			{Descriptor: "guard", Flags: running | guard, Weight: 1000}, // two say Fast; three have measured it
+			// Two name the newer, n − threshold + 1. It has a weight of 50: one vote counts as 0. All newcomers have 120, and may
+			// have 1000 · 5 / 95 = 52.
+			{Descriptor: "exit, newer", Flags: running | exit, Weight: 21},
 			// Not "unpopular", which two list; not "not valid", which two call so.
-			{"crowd c", running, 30}, // the heaviest at its address, where two may be
+			{Descriptor: "crowd c", Flags: running, Weight: 13}, // the heaviest at its address, where two may be
 		},
 	}
 	crowd := []string{"crowd a", "crowd b"} // the second goes to the lower identity
 	slices.SortFunc(crowd, func(a, b string) int { return bytes.Compare(relayKeys(a).Identity, relayKeys(b).Identity) })
-	c.Relays = append(c.Relays, entryVector{crowd[0], running, 20})
+	c.Relays = append(c.Relays, entryVector{Descriptor: crowd[0], Flags: running, Weight: 8})
 	sortRelays(c.Relays, descriptors)
 
 	names, columns := makeColumns(c.Relays, descriptors)
@@ -836,7 +841,7 @@ func (f *failures) votes() {
 	const kind = "vote"
 	base := voteVector{
 		Authority: "authority 1", Network: "example", Interval: vectorInterval, Period: vectorPeriod, Params: map[string]int64{"a": 1, "bb": 2},
-		Versions: []string{"", ""}, Random: []hexBytes{{}, {}, {}, {}}, Entries: []entryVector{{"guard", running, 1}, {"exit, newer", running, 1}},
+		Versions: []string{"", ""}, Random: []hexBytes{{}, {}, {}, {}}, Entries: []entryVector{{Descriptor: "guard", Flags: running, Weight: 1}, {Descriptor: "exit, newer", Flags: running, Weight: 1}},
 	}
 	sortRelays(base.Entries, f.Descriptors)
 	key := authorityKeys("authority 1")
@@ -846,8 +851,8 @@ func (f *failures) votes() {
 		f.add(kind, name, err, sealVote(listed(items), key).Document)
 	}
 	ids := [][]byte{byName(f.Descriptors, base.Entries[0].Descriptor).Identity, byName(f.Descriptors, base.Entries[1].Descriptor).Identity}
-	entries := func(first, second []byte, flags, weight uint64) []byte {
-		return array(octets(slices.Concat(first, second)), octets(make([]byte, 64)), array(number(running), number(flags)), array(number(1), number(weight)))
+	entries := func(first, second []byte, flags, weight, measured uint64) []byte {
+		return array(octets(slices.Concat(first, second)), octets(make([]byte, 64)), array(number(running), number(flags)), array(number(1), number(weight)), array(number(0), number(measured)))
 	}
 	field("another network", "ErrWrongNetwork", 0, text("other"))
 	field("another interval", "ErrWrongNetwork", 1, number(vectorInterval+1))
@@ -861,11 +866,12 @@ func (f *failures) votes() {
 	field("one version", "ErrMalformed", 5, array(text("")))
 	field("a commitment in the second half of a run", "ErrMalformed", 6, values([]hexBytes{vectorSeed("x"), {}, {}, {}}))
 	field("a random value of 31 bytes", "ErrMalformed", 6, values([]hexBytes{{}, {}, {}, vectorSeed("x")[:31]}))
-	field("entries not sorted", "ErrMalformed", 7, entries(ids[1], ids[0], running, 1))
-	field("a relay twice", "ErrMalformed", 7, entries(ids[0], ids[0], running, 1))
-	field("flag 512", "ErrMalformed", 7, entries(ids[0], ids[1], 512, 1))
-	field("weight above 10^12", "ErrMalformed", 7, entries(ids[0], ids[1], running, 1_000_000_000_001))
-	field("an identity too few", "ErrMalformed", 7, entries(ids[0], nil, running, 1))
+	field("entries not sorted", "ErrMalformed", 7, entries(ids[1], ids[0], running, 1, 0))
+	field("a relay twice", "ErrMalformed", 7, entries(ids[0], ids[0], running, 1, 0))
+	field("flag 512", "ErrMalformed", 7, entries(ids[0], ids[1], 512, 1, 0))
+	field("weight above 10^12", "ErrMalformed", 7, entries(ids[0], ids[1], running, 1_000_000_000_001, 0))
+	field("measured at more than 10^12", "ErrMalformed", 7, entries(ids[0], ids[1], running, 1, 1_000_000_000_001))
+	field("an identity too few", "ErrMalformed", 7, entries(ids[0], nil, running, 1, 0))
 	early := base
 	early.Period = vectorPeriod/24*24 + 11
 	early.Random = []hexBytes{{}, vectorSeed("x"), {}, {}}
@@ -1154,7 +1160,7 @@ func (c *checker) votes() (votes []*directory.Vote) {
 		copy(want.Random.Current[:], v.Random[3])
 		for _, e := range v.Entries {
 			d := c.parsed[e.Descriptor]
-			want.Entries = append(want.Entries, directory.VoteEntry{Descriptor: d, Flags: directory.Flags(e.Flags), Weight: e.Weight, Identity: d.Identity, Digest: d.Digest()})
+			want.Entries = append(want.Entries, directory.VoteEntry{Descriptor: d, Flags: directory.Flags(e.Flags), Weight: e.Weight, Measured: e.Measured, Identity: d.Identity, Digest: d.Digest()})
 		}
 		document, err := directory.SignVote(want, key, cert)
 		c.same(v.Authority, document, v.Document, err)

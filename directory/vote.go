@@ -42,8 +42,10 @@ type VoteEntry struct {
 	Descriptor *Descriptor
 	// Flags that the authority would give.
 	Flags Flags
-	// Weight in KB/s that the authority would give, at most MaxWeight.
+	// Weight in KB/s that the authority would give without a measurement, at most MaxWeight.
 	Weight uint64
+	// Measured is what the authority has drawn through the relay, in KB/s, at most MaxWeight; 0 if it has not measured it.
+	Measured uint64
 	// Identity and Digest are the relay's and that of its descriptor. Where there is a Descriptor, they follow from it.
 	Identity identity.ID
 	Digest   [32]byte
@@ -84,6 +86,7 @@ type voteColumns struct {
 	Digests    []byte   // 32 each
 	Flags      []uint32
 	Weights    []uint64
+	Measured   []uint64
 }
 
 // Raw returns the signed document that the vote was parsed from, nil if it was not. It must not be changed.
@@ -197,6 +200,7 @@ func (v *Vote) wire() *voteBody {
 		c.Digests = append(c.Digests, digest[:]...)
 		c.Flags = append(c.Flags, uint32(e.Flags))
 		c.Weights = append(c.Weights, e.Weight)
+		c.Measured = append(c.Measured, e.Measured)
 	}
 	return &voteBody{
 		Network:   v.Network,
@@ -235,7 +239,7 @@ func (w *voteBody) vote() (*Vote, error) {
 	}
 	for i := range v.Entries {
 		v.Entries[i] = VoteEntry{
-			Identity: identity.ID(c.Identities[32*i:]), Digest: [32]byte(c.Digests[32*i:]), Flags: Flags(c.Flags[i]), Weight: c.Weights[i],
+			Identity: identity.ID(c.Identities[32*i:]), Digest: [32]byte(c.Digests[32*i:]), Flags: Flags(c.Flags[i]), Weight: c.Weights[i], Measured: c.Measured[i],
 		}
 	}
 	return v, v.validate()
@@ -263,6 +267,8 @@ func (v *Vote) validate() error {
 			return fmt.Errorf("relay %s has unknown flags %#x", id.Short(), uint32(e.Flags&^AllFlags))
 		case e.Weight > MaxWeight:
 			return fmt.Errorf("relay %s has a weight of %d KB/s, above %d", id.Short(), e.Weight, uint64(MaxWeight))
+		case e.Measured > MaxWeight:
+			return fmt.Errorf("relay %s was measured at %d KB/s, above %d", id.Short(), e.Measured, uint64(MaxWeight))
 		}
 	}
 	return nil

@@ -15,8 +15,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/directory/authority"
+	"cepa/directory/probe"
+	"cepa/state"
 )
 
 // authorityOptions are the flags of `cepa authority`.
@@ -27,6 +30,12 @@ type authorityOptions struct {
 	testingFlags bool
 	firstRelays  int
 	rules        string
+	ipv6         string
+
+	measure      bool
+	measureEvery time.Duration
+	measureBytes string
+	measureRate  string
 }
 
 // authorityStatus is what an authority tells about itself.
@@ -39,6 +48,8 @@ type authorityStatus struct {
 	IdentityHere   bool      `json:"identity_in_data_dir"` // then signing keys are renewed by themselves
 	SigningUntil   time.Time `json:"signing_key_valid_until"`
 	SigningNotice  time.Time `json:"signing_key_renew_from"`
+	// Tests is what the authority found itself.
+	Tests probe.Status `json:"tests"`
 }
 
 func newAuthority() *cobra.Command {
@@ -56,8 +67,12 @@ offline, "cepa authority renew" makes them, and SIGHUP, or the next vote, takes 
 
 What its operator decides about single relays stands in relays.toml in the data
 directory, or in the file of --rules: a table [relays], of identities and
-"reject" (not valid), "bad-exit" or "middle-only". It is read before each vote.`,
-		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030\n  cepa authority --network network.toml",
+"reject" (not valid), "bad-exit" or "middle-only". It is read before each vote.
+
+It tests that relays are reached at their addresses, and with --measure how much
+goes through them. Measurements count when enough authorities make them (3 of 4,
+5 of 7), so all should; doc/directory.md has the rules and the figures.`,
+		Example: "  cepa authority init --nickname auth1 --address 203.0.113.5:9030\n  cepa authority --network network.toml\n  cepa authority --network network.toml --measure --measure-rate 200Mbit/s",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runAuthority(cmd.Context(), &o, cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -70,11 +85,57 @@ directory, or in the file of --rules: a table [relays], of identities and
 	f.BoolVar(&o.testingFlags, "testing-flags", false, "give new relays all flags at once; for test networks")
 	f.IntVar(&o.firstRelays, "first-round", 0, "in a network without consensus, vote at once when this many relays have come")
 	f.StringVar(&o.rules, "rules", "", "file with rules for single relays (default relays.toml in the data directory, if it exists)")
+	f.StringVar(&o.ipv6, "test-ipv6", "auto", "whether relays are tested over IPv6: yes, no, or auto, which takes no notice of failures unless most relays pass")
+	f.BoolVar(&o.measure, "measure", false, "measure how much relays carry, through circuits of other relays")
+	f.DurationVar(&o.measureEvery, "measure-every", probe.DefaultMeasureEvery, "measure each relay so often")
+	f.StringVar(&o.measureBytes, "measure-bytes", exactSize(probe.DefaultMeasureBytes), "draw at most so much in one measurement, 1MB or more")
+	f.StringVar(&o.measureRate, "measure-rate", exactRate(probe.DefaultMeasureRate), "draw at most so much a second in all, 100KB/s or more; faster relays are measured as this")
 	cmd.AddCommand(newAuthorityInit(), newAuthorityRenew(), newAuthorityEvidence())
 	return cmd
 }
 
+// probing returns the configuration of the tests.
+func (o *authorityOptions) probing() (probe.Config, error) {
+	cfg := probe.Config{AllowPrivateAddresses: o.allowPrivate}
+	switch o.ipv6 {
+	case "auto":
+	case "yes":
+		cfg.IPv6 = probe.IPv6Yes
+	case "no":
+		cfg.IPv6 = probe.IPv6No
+	default:
+		return cfg, usagef("--test-ipv6 is %s: it may be auto, yes or no", quoted(o.ipv6))
+	}
+	if o.allowPrivate {
+		cfg.Gap = time.Second // nobody else is at such addresses
+	}
+	size, err := parseSize(o.measureBytes)
+	if err != nil {
+		return cfg, usagef("--measure-bytes: %w", err)
+	}
+	rate, err := parseRate(o.measureRate)
+	if err != nil {
+		return cfg, usagef("--measure-rate: %w", err)
+	}
+	switch {
+	case o.measureEvery < time.Minute:
+		return cfg, usagef("--measure-every is %v: a minute is the least", o.measureEvery)
+	case size < probe.LeastMeasureBytes:
+		return cfg, usagef("--measure-bytes is %s: 1MB is the least that tells anything", o.measureBytes)
+	case rate < probe.LeastMeasureRate:
+		return cfg, usagef("--measure-rate is %s: 100KB/s is the least that tells anything", o.measureRate)
+	}
+	if o.measure {
+		cfg.Measure = &probe.Measure{Every: o.measureEvery, Bytes: size, Rate: rate}
+	}
+	return cfg, nil
+}
+
 func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Writer) error {
+	probing, err := o.probing()
+	if err != nil {
+		return err
+	}
 	// From now on: a signal that comes early is heard later, and ends nothing.
 	hangup := make(chan os.Signal, 1)
 	signal.Notify(hangup, syscall.SIGHUP)
@@ -101,8 +162,13 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	if _, err := directory.ParseRules(text); err != nil {
 		return err
 	}
+	probing.Network, probing.Self, probing.Store, probing.Log = n.net, whose(n.dir, key), n.dir, n.log
+	prober, err := probe.New(probing)
+	if err != nil {
+		return err
+	}
 	a, err := authority.New(authority.Config{
-		Network: n.net, Key: key, Store: n.dir, Log: n.log,
+		Network: n.net, Key: key, Store: n.dir, Prober: prober, Log: n.log,
 		TestingFlags: o.testingFlags, AllowPrivateAddresses: o.allowPrivate,
 		FirstRound: authority.FirstRound{Relays: o.firstRelays}, Rules: rules,
 	})
@@ -121,7 +187,7 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	n.serveStatus(func(s *nodeStatus) {
 		s.Authority = &authorityStatus{
 			Nickname: me.Nickname, Identity: me.Identity.String(), IdentityHere: key != nil,
-			SigningUntil: a.SigningUntil(), SigningNotice: a.SigningNotice(),
+			SigningUntil: a.SigningUntil(), SigningNotice: a.SigningNotice(), Tests: prober.Status(),
 		}
 		if c := a.Consensus(); c != nil {
 			s.Authority.Relays, s.Authority.ConsensusFrom, s.Authority.ConsensusUntil = len(c.Relays), c.ValidAfter, c.ValidUntil
@@ -140,6 +206,20 @@ func runAuthority(ctx context.Context, o *authorityOptions, stdout, stderr io.Wr
 	}
 	a.Close()
 	return err
+}
+
+// whose returns the identity for which the signing key in dir, or the identity there, signs; nothing if that cannot be told, which
+// authority.New explains.
+func whose(dir *state.Dir, key *identity.Key) (id identity.ID) {
+	if key != nil {
+		return key.ID()
+	}
+	if b, err := dir.Read(authority.SigningFile, 1<<12); err == nil {
+		if k, err := authority.ParseSigningKey(b); err == nil {
+			return k.Certificate.Identity
+		}
+	}
+	return id
 }
 
 // reloadLoop has the authority look for a new signing key at each hang-up signal, until ctx ends.

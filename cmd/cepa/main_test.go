@@ -40,6 +40,11 @@ func TestBadCommandLines(t *testing.T) {
 		{"simnet --bandwidth-rate 19.9KB/s", "the minimum is 20 KB/s"},
 		{"simnet --interval 1ms", "--interval must be 1s or more"},
 		{"status extra", "takes no argument"},
+		{"authority --test-ipv6 perhaps", `--test-ipv6 is "perhaps": it may be auto, yes or no`},
+		{"authority --measure-every 5s", "a minute is the least"},
+		{"authority --measure-bytes 5KB", "1MB is the least"},
+		{"authority --measure-rate 99KB/s", "100KB/s is the least"},
+		{"authority --measure-rate fast", "--measure-rate: \"fast\" is not a rate"},
 	} {
 		code, stdout, stderr := cepa(t, context.Background(), append(strings.Fields(tc.args), dataDirIfSimnet(tc.args, dir)...)...)
 		if code != exitUsage {

@@ -110,6 +110,11 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 			fmt.Fprintf(w, "  consensus: %d relays, valid until %s\n", a.Relays, a.ConsensusUntil.Local().Format("2006-01-02 15:04:05"))
 		}
 		printSigningKey(w, a, time.Now())
+		fmt.Fprintf(w, "  tests: of %d relays %d are running and %d measured; %d of those running failed their last test\n",
+			a.Tests.Known, a.Tests.Running, a.Tests.Measured, a.Tests.Failing)
+		if a.Tests.CutOff {
+			fmt.Fprintln(w, "  most relays are out of reach: this authority seems cut off; check its connection")
+		}
 	}
 	if len(s.Relays) > 0 {
 		tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)

@@ -30,10 +30,22 @@ const (
 // "certificates" and SigningFile, which is secret; NAME.damaged is a copy of one that could not be read.
 type Store = mirror.Store
 
+// Prober tells what relays do not have to say themselves; *probe.Prober is one. Its methods do not wait, but for Run.
+type Prober interface {
+	// Watch tells it of a relay's newest descriptor: the relay is to be tested.
+	Watch(d *directory.Descriptor)
+	// Forget tells it that there is no current descriptor of a relay any more.
+	Forget(id identity.ID)
+	// Observed returns what its tests say of a relay now.
+	Observed(id identity.ID) directory.Observed
+	// Run tests relays until ctx ends. consensus returns the newest one, or nil; changed is to be called when Observed has changed, without locks.
+	Run(ctx context.Context, consensus func() *directory.Consensus, changed func())
+}
+
 // FirstRound makes a new network start at once instead of at its next period. It matters only to an authority that has no
 // valid consensus when it starts.
 type FirstRound struct {
-	// Relays is how many descriptors to wait for; 0 switches the first round off.
+	// Relays is how many running relays to wait for; 0 switches the first round off.
 	Relays int
 	// Deadline is after how long to vote with fewer; 0 means to wait until the schedule takes over.
 	Deadline time.Duration
@@ -51,6 +63,8 @@ type Config struct {
 	// Store keeps descriptors, consensus, and what was signed; without one, a restart within a period could make an authority sign
 	// a second consensus for it, so only tests do without.
 	Store Store
+	// Prober tests relays; without one all count as running and their uptime is the time since they came, so only tests do without.
+	Prober Prober
 	// FirstRound makes a new network start at once.
 	FirstRound FirstRound
 	// TestingFlags gives new relays Guard, HSDir, Fast and Stable at once. Only for networks whose operator runs all relays.
@@ -175,7 +189,7 @@ func (a *Authority) Consensus() *directory.Consensus {
 	return a.document.Consensus()
 }
 
-// Changed returns a channel that is closed at the next change: of descriptors, votes, signatures or the consensus.
+// Changed returns a channel that is closed at the next change: of descriptors, tests, votes, signatures or the consensus.
 func (a *Authority) Changed() <-chan struct{} {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -211,13 +225,16 @@ func (a *Authority) Run(ctx context.Context) error {
 	defer cancel()
 	stop := context.AfterFunc(a.ctx, cancel)
 	defer stop()
-	var saver sync.WaitGroup
-	saver.Go(func() { a.saveLoop(ctx) })
-	saver.Go(func() { a.keyLoop(ctx) })
-	saver.Go(func() { a.watchClock(ctx) })
+	var helpers sync.WaitGroup
+	helpers.Go(func() { a.saveLoop(ctx) })
+	helpers.Go(func() { a.keyLoop(ctx) })
+	helpers.Go(func() { a.watchClock(ctx) })
+	if a.cfg.Prober != nil {
+		helpers.Go(func() { a.cfg.Prober.Run(ctx, a.Consensus, a.tested) })
+	}
 	a.schedule(ctx)
 	cancel()
-	saver.Wait()
+	helpers.Wait()
 	return nil
 }
 

@@ -49,7 +49,7 @@ func (a *Authority) accept(d *directory.Descriptor) error {
 	e := a.relays[d.Identity]
 	switch {
 	case e == nil:
-		if len(a.relays) >= a.cfg.MaxRelays {
+		if len(a.relays) >= a.cfg.MaxRelays && !a.makeRoom() {
 			return fmt.Errorf("%d are here: %w", len(a.relays), errFull)
 		}
 		e = &entry{firstSeen: now}
@@ -72,6 +72,9 @@ func (a *Authority) accept(d *directory.Descriptor) error {
 	}
 	e.descriptor = d
 	a.byDigest[d.Digest()] = d
+	if a.cfg.Prober != nil {
+		a.cfg.Prober.Watch(d)
+	}
 	a.notify()
 	select {
 	case a.dirty <- struct{}{}:
@@ -121,14 +124,65 @@ func (a *Authority) prune(now time.Time) []entry {
 	var list []entry
 	for id, e := range a.relays {
 		if e.descriptor.CheckTime(now) != nil {
-			delete(a.relays, id)
-			delete(a.byDigest, e.descriptor.Digest())
+			a.drop(id, e)
 			continue
 		}
 		list = append(list, *e)
 	}
 	slices.SortFunc(list, func(x, y entry) int { return x.descriptor.Identity.Compare(y.descriptor.Identity) })
 	return list
+}
+
+// drop forgets a relay. a.mu is held.
+func (a *Authority) drop(id identity.ID, e *entry) {
+	delete(a.relays, id)
+	delete(a.byDigest, e.descriptor.Digest())
+	if a.cfg.Prober != nil {
+		a.cfg.Prober.Forget(id)
+	}
+}
+
+// strangerTime is for how long a relay keeps its place that nobody has reached, when there is no other place left: its first tests are over.
+const strangerTime = 10 * time.Minute
+
+// makeRoom drops the relay that has been here for longest without ever passing a test, so that nobody fills all places with names of relays that do not
+// exist. It reports whether there was one. a.mu is held.
+func (a *Authority) makeRoom() bool {
+	if a.cfg.Prober == nil {
+		return false
+	}
+	var oldest *entry
+	for id, e := range a.relays {
+		if (oldest == nil || e.firstSeen.Before(oldest.firstSeen)) && !a.cfg.Prober.Observed(id).Reached {
+			oldest = e
+		}
+	}
+	if oldest == nil || a.now().Sub(oldest.firstSeen) < strangerTime {
+		return false
+	}
+	a.drop(oldest.descriptor.Identity, oldest)
+	return true
+}
+
+// tested is called when the tests have found something.
+func (a *Authority) tested() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.notify()
+}
+
+// runningRelays returns how many of the relays are running. a.mu is held.
+func (a *Authority) runningRelays() int {
+	if a.cfg.Prober == nil {
+		return len(a.relays)
+	}
+	n := 0
+	for id := range a.relays {
+		if a.cfg.Prober.Observed(id).Running {
+			n++
+		}
+	}
+	return n
 }
 
 // relayCount returns how many relays are known.

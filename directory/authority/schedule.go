@@ -80,7 +80,7 @@ func (a *Authority) firstRound(ctx context.Context) {
 	if d := a.cfg.FirstRound.Deadline; d > 0 && start.Add(d).Before(limit) {
 		limit = start.Add(d)
 	}
-	enough := func() bool { return len(a.relays) >= a.cfg.FirstRound.Relays }
+	enough := func() bool { return a.runningRelays() >= a.cfg.FirstRound.Relays }
 	a.wait(ctx, limit, func() bool { return enough() || a.voted() > 0 })
 	// A peer has enough, or has waited long enough: ours may be under way.
 	a.wait(ctx, minTime(limit, a.now().Add(a.lead()/4)), enough)

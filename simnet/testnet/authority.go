@@ -10,6 +10,7 @@ import (
 	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/directory/authority"
+	"cepa/directory/probe"
 	"cepa/simnet"
 )
 
@@ -27,6 +28,7 @@ type Authority struct {
 	machine host
 	first   net.Listener // for the first Start
 	node    atomic.Pointer[authority.Authority]
+	prober  atomic.Pointer[probe.Prober]
 }
 
 // makeAuthorities makes the authorities' keys and listeners, and from them the
@@ -80,9 +82,18 @@ func (a *Authority) Start() error {
 	if err != nil {
 		return err
 	}
-	if dir != nil {
-		cfg.Store = dir
+	probing := probe.Config{
+		Network: n.Network, Self: a.Identity, Dial: a.machine.Dial, AllowPrivateAddresses: true, Gap: probeGap, Measure: n.cfg.Measure,
+		Pool: n.Pool, Buffers: n.buffers, Rand: n.cfg.Rand, Now: n.cfg.Now, Log: n.cfg.Log.With("authority", a.Nickname),
 	}
+	if dir != nil {
+		cfg.Store, probing.Store = dir, dir
+	}
+	prober, err := probe.New(probing)
+	if err != nil {
+		return a.failedToStart(dir, err)
+	}
+	cfg.Prober = prober
 	node, err := authority.New(cfg)
 	if err != nil {
 		return a.failedToStart(dir, err)
@@ -94,6 +105,7 @@ func (a *Authority) Start() error {
 		}
 	}
 	a.node.Store(node)
+	a.prober.Store(prober)
 	return a.start(ln, func(ctx context.Context) error { return runAuthority(ctx, node, ln) })
 }
 
@@ -116,6 +128,9 @@ func (a *Authority) Stop() { a.stop(nil) }
 
 // Crash ends the authority as a crash of its machine does. On loopback it is Stop.
 func (a *Authority) Crash() { a.stop(a.Host) }
+
+// Prober returns what tests the relays, in the present or the last run.
+func (a *Authority) Prober() *probe.Prober { return a.prober.Load() }
 
 // Consensus returns the newest consensus of the present or the last run, nil
 // before the first.

@@ -37,6 +37,7 @@ import (
 	"cepa/client"
 	"cepa/crypto/identity"
 	"cepa/directory"
+	"cepa/directory/probe"
 	"cepa/link"
 	"cepa/relay"
 	"cepa/simnet"
@@ -57,6 +58,8 @@ const (
 	// firstRound is how long authorities wait for all relays before they
 	// vote for the first time without the rest.
 	firstRound = 10 * time.Second
+	// probeGap is between two tests of one address: all are our own.
+	probeGap = time.Second
 )
 
 // ErrClosed is returned by what a Net is asked for after Close.
@@ -82,6 +85,8 @@ type Config struct {
 	// Tune, when not nil, may change the configuration of the i-th relay, from
 	// 0, before it is made: its policy, suite, rate, randomness.
 	Tune func(i int, cfg *relay.Config)
+	// Measure makes the authorities measure relays; they do not when nil.
+	Measure *probe.Measure
 	// Progress, when not nil, hears what has been done so far.
 	Progress func(stage string)
 	// Trace, when not nil, keeps what happens, to be shown when a test fails.
