@@ -90,10 +90,17 @@ func toColumns(relays []Relay) *columns {
 	var c columns
 	policies, versions, families := make(table), make(table), make(table)
 	texts := make([]string, len(relays)) // of the policies
+	formatted := make(map[policyKey]string)
 	for i := range relays {
 		r := &relays[i]
-		texts[i] = r.Exit.String()
-		policies.add(texts[i])
+		key := keyOf(r.Exit)
+		text, ok := formatted[key]
+		if !ok {
+			text = r.Exit.String()
+			formatted[key] = text
+			policies.add(text)
+		}
+		texts[i] = text
 		versions.add(r.Version)
 		for _, f := range r.Family {
 			families.add(string(f[:]))
@@ -134,6 +141,23 @@ func toColumns(relays []Relay) *columns {
 	}
 	c.Names = string(names)
 	return &c
+}
+
+// policyKey tells policies apart by where they are: relays that were parsed together share them, and each is formatted once.
+type policyKey struct {
+	v4, v6 *PortRange
+	n4, n6 int
+}
+
+func keyOf(p PortPolicy) policyKey {
+	k := policyKey{n4: len(p.IPv4), n6: len(p.IPv6)}
+	if k.n4 > 0 {
+		k.v4 = &p.IPv4[0]
+	}
+	if k.n6 > 0 {
+		k.v6 = &p.IPv6[0]
+	}
+	return k
 }
 
 // table numbers different values in their order.

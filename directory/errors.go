@@ -24,13 +24,15 @@ var (
 	ErrExpired = errors.New("expired")
 	// ErrFuture: not valid yet.
 	ErrFuture = errors.New("from the future")
+	// ErrWrongBase: a difference from another consensus than the one at hand.
+	ErrWrongBase = errors.New("from another consensus")
 	// ErrTooFewVotes: no consensus can be computed from so few votes.
 	ErrTooFewVotes = errors.New("too few votes")
 )
 
 // Error explains what is wrong with a document. errors.Is finds its Reason.
 type Error struct {
-	// Document is the kind: "descriptor", "vote", "consensus", "signature", "network file".
+	// Document is the kind: "descriptor", "vote", "consensus", "signature", "difference", "network file".
 	Document string
 	// Reason is one of the sentinels of this package.
 	Reason error
