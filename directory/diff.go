@@ -124,7 +124,7 @@ func Diff(old, next *Consensus) ([]byte, error) {
 	w.Dropped, w.FlagPlaces, w.WeightPlaces, w.KeyPlaces, w.RestPlaces = dropped.gaps, flags.gaps, weights.gaps, keys.gaps, rest.gaps
 	w.Added = encode(toColumns(added))
 	cols := toColumns(changed)
-	cols.Identities, cols.OnionKeys, cols.Flags, cols.Weights = nil, nil, nil, nil
+	cols.IdentityGaps, cols.Identities, cols.OnionKeys, cols.Flags, cols.Weights = nil, nil, nil, nil, nil
 	w.Rest = encode(cols)
 	return encode(w), nil
 }
@@ -224,19 +224,19 @@ func (w *diffWire) apply(old []Relay) ([]Relay, error) {
 
 // applyRest changes what has no column of its own.
 func (w *diffWire) applyRest(rest *columns, kept []Relay) error {
-	if len(rest.Identities)+len(rest.OnionKeys)+len(rest.Flags)+len(rest.Weights) > 0 || len(rest.Suites) != len(w.RestPlaces) {
+	if len(rest.IdentityGaps)+len(rest.Identities)+len(rest.OnionKeys)+len(rest.Flags)+len(rest.Weights) > 0 || len(rest.Suites) != len(w.RestPlaces) {
 		return errors.New("columns differ in length")
 	}
+	// What is not written is as it is.
+	var same []Relay
 	if err := each(w.RestPlaces, len(kept), func(_, place int) error {
-		r := &kept[place]
-		rest.Identities = append(rest.Identities, r.Identity[:]...)
-		rest.OnionKeys = append(rest.OnionKeys, r.OnionKey[:]...)
-		rest.Flags = append(rest.Flags, uint32(r.Flags))
-		rest.Weights = append(rest.Weights, r.Weight)
+		same = append(same, kept[place])
 		return nil
 	}); err != nil {
 		return err
 	}
+	cols := toColumns(same)
+	rest.IdentityGaps, rest.Identities, rest.OnionKeys, rest.Flags, rest.Weights = cols.IdentityGaps, cols.Identities, cols.OnionKeys, cols.Flags, cols.Weights
 	changed, err := rest.relays()
 	if err != nil {
 		return err

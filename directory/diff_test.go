@@ -66,7 +66,9 @@ func diffCases(relays []Relay) map[string]func([]Relay) []Relay {
 		"policies":      one(func(r *Relay) { r.Exit = PortPolicy{IPv4: []PortRange{{80, 80}}} }),
 		"families":      one(func(r *Relay) { r.Family = []FamilyID{{9}, {10}} }),
 		"addresses":     one(func(r *Relay) { r.Addresses = []netip.AddrPort{netip.MustParseAddrPort("9.9.9.9:99")} }),
-		"all":           one(func(r *Relay) { *r = Relay{r.Identity, [32]byte{1}, 1, "x", r.Addresses, r.Flags ^ FlagFast, 5, AllPorts(), nil, "1"} }),
+		"all": one(func(r *Relay) {
+			*r = Relay{r.Identity, [32]byte{1}, 1, "x", r.Addresses, r.Flags ^ FlagFast, 5, AllPorts(), nil, "1"}
+		}),
 	}
 }
 

@@ -426,7 +426,15 @@ func makeColumns(relays []entryVector, descriptors []descriptorVector) (names []
 		}
 		return list
 	}
-	raw("identities", func(d *descriptorVector) []byte { return d.Identity })
+	var gaps [][]byte
+	last := uint16(0)
+	for _, e := range relays {
+		head := binary.BigEndian.Uint16(byName(descriptors, e.Descriptor).Identity)
+		gaps = append(gaps, number(uint64(uint32(head)-uint32(last))&0xffff_ffff))
+		last = head
+	}
+	add("identity gaps", listed(gaps))
+	raw("identities", func(d *descriptorVector) []byte { return d.Identity[2:] })
 	raw("onion keys", func(d *descriptorVector) []byte { return d.OnionKey })
 	raw("suites", func(d *descriptorVector) []byte { return []byte{d.Suite} })
 	raw("name sizes", func(d *descriptorVector) []byte { return []byte{byte(len(d.Nickname))} })
@@ -443,15 +451,27 @@ func makeColumns(relays []entryVector, descriptors []descriptorVector) (names []
 			return b
 		})
 	}
-	raw("ports", func(d *descriptorVector) (b []byte) {
+	ports := func(d *descriptorVector) (list []uint16) {
 		for _, a := range append(addresses(d, true), addresses(d, false)...) {
-			b = binary.BigEndian.AppendUint16(b, a.Port())
+			list = append(list, a.Port())
+		}
+		return list
+	}
+	raw("ports", func(d *descriptorVector) []byte { return binary.BigEndian.AppendUint16(nil, ports(d)[0]) })
+	raw("more ports", func(d *descriptorVector) (b []byte) {
+		for _, p := range ports(d)[1:] {
+			b = binary.BigEndian.AppendUint16(b, p-ports(d)[0])
 		}
 		return b
 	})
-	_, items := each(func(_ *descriptorVector, e entryVector) []byte { return number(uint64(e.Flags)) })
-	add("flags", listed(items))
-	_, items = each(func(_ *descriptorVector, e entryVector) []byte { return number(e.Weight) })
+	var planes []byte
+	for shift := 0; shift < 32; shift += 8 {
+		for _, e := range relays {
+			planes = append(planes, byte(e.Flags>>shift))
+		}
+	}
+	add("flags", octets(planes))
+	_, items := each(func(_ *descriptorVector, e entryVector) []byte { return number(e.Weight) })
 	add("weights", listed(items))
 	tabled("policies", "policy", func(d *descriptorVector) string { return d.ExitPolicy })
 	tabled("versions", "version", func(d *descriptorVector) string { return d.Version })
@@ -669,14 +689,22 @@ func (f *failures) consensuses() {
 		change(columns)
 		f.add(kind, name, "ErrMalformed", sealConsensus(consensusBody(c.Params, columns), signers...).Document)
 	}
-	relays("a relay that is not valid", func(c [][]byte) { c[9] = array(number(1), number(3), number(3), number(3)) })
-	relays("flags of a relay are missing", func(c [][]byte) { c[9] = array(number(3), number(3), number(3)) })
-	relays("flag 512", func(c [][]byte) { c[9] = array(number(3), number(3), number(3), number(512+3)) })
-	relays("a policy that no relay has", func(c [][]byte) { c[11] = array(text("80"), text("80,443,8000-8999/443"), text("none")) })
-	relays("policies not sorted", func(c [][]byte) { c[11] = array(text("none"), text("80,443,8000-8999/443")) })
-	relays("a policy beyond the table", func(c [][]byte) { c[12] = array(number(0), number(1), number(1), number(2)) })
-	relays("a byte too many in the ports", func(c [][]byte) { c[8] = octets(make([]byte, 15)) })
-	relays("an IPv4 address too few", func(c [][]byte) { c[6] = octets(make([]byte, 16)) })
+	flags := func(low, high byte) []byte {
+		return octets([]byte{low, 3, 3, 3, high, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	}
+	relays("an identity beyond the last", func(c [][]byte) { c[0] = array(number(1), number(1), number(1), number(65533)) })
+	relays("an identity gap that is too large", func(c [][]byte) { c[0] = array(number(1), number(1<<32-1), number(1), number(1)) })
+	relays("an identity gap too few", func(c [][]byte) { c[0] = array(number(1), number(1), number(1)) })
+	relays("a relay that is not valid", func(c [][]byte) { c[11] = flags(1, 0) })
+	relays("flags of a relay are missing", func(c [][]byte) { c[11] = octets(make([]byte, 15)) })
+	relays("flag 512", func(c [][]byte) { c[11] = flags(3, 2) })
+	relays("a policy that no relay has", func(c [][]byte) { c[13] = array(text("80"), text("80,443,8000-8999/443"), text("none")) })
+	relays("policies not sorted", func(c [][]byte) { c[13] = array(text("none"), text("80,443,8000-8999/443")) })
+	relays("a policy beyond the table", func(c [][]byte) { c[14] = array(number(0), number(1), number(1), number(2)) })
+	relays("a byte too many in the ports", func(c [][]byte) { c[9] = octets(make([]byte, 9)) })
+	relays("a port too few beyond the first", func(c [][]byte) { c[10] = octets(make([]byte, 4)) })
+	relays("a relay without address", func(c [][]byte) { c[6] = octets([]byte{0x40, 0x20, 0x10, 0x00}) })
+	relays("an IPv4 address too few", func(c [][]byte) { c[7] = octets(make([]byte, 16)) })
 	swapped := slices.Clone(c.Relays)
 	slices.Reverse(swapped)
 	_, columns := makeColumns(swapped, f.Descriptors)

@@ -213,8 +213,9 @@ func TestSilentServer(t *testing.T) {
 		if _, err := m.Wait(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		if d := time.Since(start); d < answerTimeout || d > answerTimeout+time.Second {
-			t.Errorf("it took %v, want the %v of one timeout", d, answerTimeout)
+		// Another attempt begins beside it; the second look finds who else there is.
+		if d := time.Since(start); d < lookEvery || d > 2*lookEvery+time.Second {
+			t.Errorf("it took %v, want one or two looks of %v", d, lookEvery)
 		}
 	})
 }
