@@ -75,7 +75,7 @@ It asks over the control socket in that directory.`,
 func printStatus(w io.Writer, s *nodeStatus) error {
 	fmt.Fprintf(w, "cepa %s, %s of network %q, up %s\n", s.Version, s.Role, s.Network, s.Uptime.Round(time.Second))
 	if c := s.Client; c != nil {
-		fmt.Fprintf(w, "\nClient: %d %%, %s\n", c.Bootstrap.Percent, c.Bootstrap.Summary)
+		fmt.Fprintf(w, "\nClient: %d %%, %s\n", c.Bootstrap.Percent, bootstrapText(c.Bootstrap))
 		if c.Bootstrap.Problem != "" {
 			fmt.Fprintf(w, "  last problem: %s\n", c.Bootstrap.Problem)
 		}

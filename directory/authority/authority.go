@@ -94,7 +94,8 @@ type Authority struct {
 	changed   chan struct{}                      // closed and replaced when relays, rounds or document change
 	uploads   chan struct{}                      // one element for each vote being uploaded
 
-	saving chan struct{} // capacity 1: held while descriptors are written
+	saving  chan struct{}   // capacity 1: held while descriptors are written
+	archive *mirror.Archive // what is served: the newest consensus and differences to it
 }
 
 // New returns an authority with what its store holds. It neither listens nor dials before Serve and Run.
@@ -134,6 +135,7 @@ func New(cfg Config) (*Authority, error) {
 		changed:  make(chan struct{}),
 		uploads:  make(chan struct{}, maxUploads),
 		saving:   make(chan struct{}, 1),
+		archive:  mirror.NewArchive(cfg.Network, cfg.Store, cfg.Log),
 	}
 	var err error
 	if a.key, err = identity.Generate(cfg.Rand); err != nil {

@@ -36,11 +36,9 @@ const (
 
 func (a *Authority) newServer() *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle(mirror.PathConsensus, mirror.Handler(func() *mirror.Document {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.document
-	}))
+	consensus := a.archive.Handler()
+	mux.Handle(mirror.PathConsensus, consensus)
+	mux.Handle(mirror.PathDifference, consensus)
 	mux.HandleFunc("POST "+mirror.PathDescriptor, a.postDescriptor)
 	mux.HandleFunc("POST "+pathVote, a.postVote)
 	mux.HandleFunc("GET "+pathVote+"/{period}/{authority}", a.getVote)

@@ -47,6 +47,7 @@ func (a *Authority) load() error {
 		return nil
 	}
 	a.document = mirror.NewDocument(c)
+	a.archive.Add(c)
 	return nil
 }
 
@@ -126,6 +127,7 @@ func (a *Authority) publish(c *directory.Consensus) {
 	a.document = doc
 	a.notify()
 	a.mu.Unlock()
+	a.archive.Add(c)
 	if a.cfg.Store == nil {
 		return
 	}

@@ -52,13 +52,14 @@ func (m *Mirror) Run(ctx context.Context) {
 // search tries sources until there is a newer consensus or ctx ends.
 func (m *Mirror) search(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer cancel()
 	changed := m.Changed()
 	s := &searching{
-		Mirror: m, ctx: ctx, wg: &wg, before: m.Current(), results: make(chan *attempt), outcomes: make(map[string]outcome), pause: minPause,
+		Mirror: m, ctx: ctx, before: m.Current(), results: make(chan *attempt), good: make(chan Source, maxAttempts),
+		outcomes: make(map[string]outcome), pause: minPause,
 	}
+	defer s.forgive()
+	defer s.wg.Wait()
+	defer cancel()
 	next := time.NewTimer(0)
 	defer next.Stop()
 	rested, due := time.Now(), time.Now()
@@ -97,9 +98,10 @@ func (m *Mirror) search(ctx context.Context) {
 type searching struct {
 	*Mirror
 	ctx     context.Context
-	wg      *sync.WaitGroup
+	wg      sync.WaitGroup
 	before  *directory.Consensus
 	results chan *attempt // that have failed
+	good    chan Source   // that had a newer consensus; room for all attempts
 
 	queue    []Source
 	running  []*attempt
@@ -132,7 +134,7 @@ func (s *searching) launch() {
 		defer cancel()
 		if a.err = a.fetch(ctx); a.err == nil {
 			if s.Current() != s.before { // the search is over
-				source.done(nil)
+				s.good <- source
 				return
 			}
 			a.err = ErrNotModified
@@ -188,6 +190,19 @@ func (s *searching) failed(a *attempt) {
 func (s *searching) clockWrong() bool {
 	var clock *ClockError
 	return errors.As(diagnosis(s.outcomes, s.last, s.cfg.Now()), &clock)
+}
+
+// forgive clears the strikes of who had a newer consensus. All attempts have ended.
+func (s *searching) forgive() {
+	for {
+		select {
+		case source := <-s.good:
+			delete(s.strikes, source.key())
+			source.done(nil)
+		default:
+			return
+		}
+	}
 }
 
 // succeeded settles what a newer consensus tells about those who had none.
