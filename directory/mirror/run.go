@@ -192,8 +192,14 @@ func (s *searching) clockWrong() bool {
 	return errors.As(diagnosis(s.outcomes, s.last, s.cfg.Now()), &clock)
 }
 
-// forgive clears the strikes of who had a newer consensus. All attempts have ended.
+// forgive clears the strikes of who had a newer consensus. All attempts have ended. Those that another overtook count as tries that brought nothing, so that
+// nobody gains by being slow.
 func (s *searching) forgive() {
+	if len(s.good) > 0 {
+		for _, a := range s.running {
+			s.strike(&a.source, 1)
+		}
+	}
 	for {
 		select {
 		case source := <-s.good:

@@ -2,7 +2,10 @@ package mirror
 
 import (
 	"cmp"
+	"context"
+	"net"
 	"slices"
+	"time"
 
 	"cepa/directory"
 )
@@ -12,6 +15,8 @@ const (
 	maxStrikes = 3
 	// maxFallbacks is how many fallback caches are tried before the authorities.
 	maxFallbacks = 8
+	// connectTimeout is how long a connection that is no circuit may take to open.
+	connectTimeout = 10 * time.Second
 	// maxRemembered bounds the sources whose failures are remembered: more than any network file names.
 	maxRemembered = 1024
 )
@@ -84,12 +89,23 @@ func (m *Mirror) direct() []Source {
 	}
 	var list []Source
 	for _, f := range m.cfg.Network.Fallbacks {
-		list = append(list, Source{Name: f.Name(), Address: f.Address, Rank: rankFallback, Dial: m.cfg.Dial})
+		list = append(list, Source{Name: f.Name(), Address: f.Address, Rank: rankFallback, Dial: m.connect})
 	}
 	for _, a := range m.cfg.Network.Authorities {
-		list = append(list, Source{Name: a.Nickname, Address: a.Address, Rank: rank, Dial: m.cfg.Dial})
+		list = append(list, Source{Name: a.Nickname, Address: a.Address, Rank: rank, Dial: m.connect})
 	}
 	return list
+}
+
+// connect is Config.Dial within connectTimeout.
+func (m *Mirror) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	dial := m.cfg.Dial
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	return dial(ctx, network, addr)
 }
 
 // aged reports whether the consensus at hand has lost half of its time: whatever Config.Sources leads to had long enough to bring a newer
