@@ -40,7 +40,7 @@ func manyRelays(t testing.TB, n int) []Relay {
 	real := realRelays(t)
 	random := &testRand{state: [32]byte{1}}
 	families := map[FamilyID]FamilyID{}
-	relays := slices.Clone(real)
+	relays := slices.Clone(real[:min(n, len(real))])
 	for round := 0; len(relays) < n; round++ {
 		clear(families)
 		for _, r := range real[:min(len(real), n-len(relays))] {

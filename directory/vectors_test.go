@@ -50,6 +50,7 @@ type vectors struct {
 	Votes       []voteVector       `json:"votes"`
 	Consensus   consensusVector    `json:"consensus"`
 	Signatures  []hexBytes         `json:"consensus_signatures"` // of the authorities that signed, for the exchange
+	Difference  differenceVector   `json:"difference"`
 	Failures    []failureVector    `json:"failures"`
 }
 
@@ -123,6 +124,17 @@ type consensusVector struct {
 	Signers    []string            `json:"signers"`
 	ETag       string              `json:"etag"`
 	sealed
+}
+
+// differenceVector leads from the consensus to that of the next period.
+type differenceVector struct {
+	Now      int64               `json:"now"` // when the next one is valid
+	Path     string              `json:"path"`
+	From     hexBytes            `json:"from"`
+	Relays   []entryVector       `json:"next_relays"`
+	Next     hexBytes            `json:"next_document"`
+	Fields   []map[string]string `json:"fields"` // the CBOR of each, by name, in their order
+	Document hexBytes            `json:"document"`
 }
 
 // failureVector is a document that is not accepted at this time.
@@ -269,6 +281,8 @@ func makeDescriptors() (list []descriptorVector) {
 		d.sealed = sealDescriptor(listed(d.fields()), relayKeys(signer))
 		list = append(list, d)
 	}
+	rotated := func(d *descriptorVector) { d.Sequence, d.OnionKey = d.Sequence+1, vectorSeed("guard, next onion key") }
+	add("guard, next onion key", "guard", rotated)
 	add("guard", "guard", func(d *descriptorVector) { d.Rate, d.Uptime, d.Contact = 5000, 864_000, "Opérateur <op@example.org>" })
 	exit := func(d *descriptorVector) {
 		d.Sequence, d.Suite, d.Version, d.ExitPolicy, d.Rate = 5, 2, "1.0.0-rc.1+x_y", "80,443,8000-8999/443", 1_000_000_000_000
@@ -388,7 +402,96 @@ func consensusSigners() []keyVector {
 }
 
 func consensusBody(params map[string]int64, columns [][]byte) []byte {
-	return array(text("example"), number(vectorInterval), number(vectorPeriod), parameters(params), listed(columns))
+	return periodBody(vectorPeriod, params, columns)
+}
+
+func periodBody(period uint64, params map[string]int64, columns [][]byte) []byte {
+	return array(text("example"), number(vectorInterval), number(period), parameters(params), listed(columns))
+}
+
+// makeDifference returns what doc/spec.md section 7 makes of the consensus and a next one in which "crowd c" is gone, "unpopular" has come, the guard has
+// another weight and another onion key, the exit another policy and other families, and the other of the crowd the flag Fast.
+func makeDifference(c consensusVector, descriptors []descriptorVector) (d differenceVector) {
+	d.Now, d.From, d.Path = vectorNow+vectorInterval, c.BodyDigest, fmt.Sprintf("/cepa/v1/consensus/from/%x", []byte(c.BodyDigest))
+	var dropped, flagPlaces, weightPlaces, keyPlaces, restPlaces []uint64
+	var flags, weights [][]byte
+	var keys []byte
+	var rest []entryVector
+	kept := uint64(0)
+	for i, e := range c.Relays {
+		if e.Descriptor == "crowd c" {
+			dropped = append(dropped, uint64(i))
+			continue
+		}
+		switch e.Descriptor {
+		case "guard":
+			e = entryVector{"guard, next onion key", e.Flags, 150}
+			weightPlaces, weights = append(weightPlaces, kept), append(weights, signedNumber(150-200))
+			keyPlaces, keys = append(keyPlaces, kept), append(keys, byName(descriptors, e.Descriptor).OnionKey...)
+		case "exit, older":
+			e.Descriptor = "exit, newer"
+			restPlaces, rest = append(restPlaces, kept), append(rest, e)
+		default:
+			e.Flags |= fast
+			flagPlaces, flags = append(flagPlaces, kept), append(flags, number(fast))
+		}
+		d.Relays = append(d.Relays, e)
+		kept++
+	}
+	added := []entryVector{{"unpopular", running, 77}}
+	d.Relays = append(d.Relays, added...)
+	sortRelays(d.Relays, descriptors)
+	_, columns := makeColumns(d.Relays, descriptors)
+	params := map[string]int64{"x-negative": -7}
+	signers := consensusSigners()
+	next := seal("cepa/1 consensus", fmt.Sprint("cepa/1 consensus ", vectorPeriod+1), periodBody(vectorPeriod+1, params, columns), signers...)
+	d.Next = next.Document
+
+	gaps := func(places []uint64) []byte {
+		var items [][]byte
+		after := uint64(0)
+		for _, p := range places {
+			items = append(items, number(p-after))
+			after = p + 1
+		}
+		return listed(items)
+	}
+	_, addedColumns := makeColumns(added, descriptors)
+	names, restColumns := makeColumns(rest, descriptors)
+	for i, name := range names {
+		switch name {
+		case "identity gaps", "weights":
+			restColumns[i] = array()
+		case "identities", "onion keys", "flags":
+			restColumns[i] = octets(nil)
+		}
+	}
+	var wire [][]byte
+	for i, k := range signers {
+		wire = append(wire, array(octets(k.Certificate), octets(next.Signatures[i])))
+	}
+	var fields [][]byte
+	add := func(name string, field []byte) {
+		fields = append(fields, field)
+		d.Fields = append(d.Fields, map[string]string{name: hex.EncodeToString(field)})
+	}
+	add("kind", text("cepa/1 consensus difference"))
+	add("from", octets(d.From))
+	add("period", number(vectorPeriod+1))
+	add("parameters", parameters(params))
+	add("dropped", gaps(dropped))
+	add("added", listed(addedColumns))
+	add("flag places", gaps(flagPlaces))
+	add("flags", listed(flags))
+	add("weight places", gaps(weightPlaces))
+	add("weights", listed(weights))
+	add("key places", gaps(keyPlaces))
+	add("keys", octets(keys))
+	add("rest places", gaps(restPlaces))
+	add("rest", listed(restColumns))
+	add("signatures", listed(wire))
+	d.Document = listed(fields)
+	return d
 }
 
 // makeColumns encodes the relays of a consensus, column by column.
@@ -475,13 +578,25 @@ func makeColumns(relays []entryVector, descriptors []descriptorVector) (names []
 	add("weights", listed(items))
 	tabled("policies", "policy", func(d *descriptorVector) string { return d.ExitPolicy })
 	tabled("versions", "version", func(d *descriptorVector) string { return d.Version })
-	// The families are those of 32 ones and of 32 twos, and all are in use.
-	add("families", octets(append(bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)...)))
+	// The families are those of 32 ones and of 32 twos.
+	var inUse []byte
+	for _, f := range []byte{1, 2} {
+		if slices.ContainsFunc(relays, func(e entryVector) bool {
+			return slices.ContainsFunc(byName(descriptors, e.Descriptor).Families, func(x hexBytes) bool { return x[0] == f })
+		}) {
+			inUse = append(inUse, f)
+		}
+	}
+	var familyTable []byte
+	for _, f := range inUse {
+		familyTable = append(familyTable, bytes.Repeat([]byte{f}, 32)...)
+	}
+	add("families", octets(familyTable))
 	raw("family sizes", func(d *descriptorVector) []byte { return []byte{byte(len(d.Families))} })
 	items = nil
 	for _, e := range relays {
 		for _, f := range byName(descriptors, e.Descriptor).Families {
-			items = append(items, number(uint64(f[0]-1)))
+			items = append(items, number(uint64(bytes.IndexByte(inUse, f[0]))))
 		}
 	}
 	add("family", listed(items))
@@ -499,12 +614,13 @@ func networkFile() string {
 	for i := range 4 {
 		b += fmt.Sprintf("\n[[authority]]\nnickname = \"auth%d\"\nidentity = \"%x\"\naddress = \"203.0.113.%d:9030\"\n", i+1, authorityKeys(fmt.Sprint("authority ", i+1)).Identity, i+1)
 	}
+	b += fmt.Sprintf("\n[[fallback]]\naddress = \"198.51.100.9:9030\"\nidentity = \"%x\"\n\n[[fallback]]\naddress = \"198.51.100.10:80\"\n", relayKeys("guard").Identity)
 	return b
 }
 
 func makeVectors() vectors {
 	v := vectors{
-		About:   "Documents of the directory, doc/spec.md sections 6 to 8 and 11. The consensus is what the rules make of the four votes. A failure is refused at its time.",
+		About:   "Documents of the directory, doc/spec.md sections 6 to 8 and 11. The consensus is what the rules make of the four votes, the difference leads from it to a next one. A failure is refused at its time.",
 		Now:     vectorNow,
 		Network: networkFile(),
 	}
@@ -522,11 +638,13 @@ func makeVectors() vectors {
 	for _, k := range consensusSigners() {
 		v.Signatures = append(v.Signatures, exchanged("cepa/1 consensus signature", "example", v.Consensus.BodyDigest, k))
 	}
+	v.Difference = makeDifference(v.Consensus, v.Descriptors)
 	f := failures{vectors: &v}
 	f.descriptors()
 	f.votes()
 	f.consensuses()
 	f.signatures()
+	f.differences()
 	f.networkFiles()
 	v.Failures = f.list
 	return v
@@ -749,6 +867,57 @@ func (f *failures) signatures() {
 	f.add(kind, "1,025 bytes", "ErrTooLarge", append(good, make([]byte, 1025-len(good))...))
 }
 
+// differences changes one thing at a time in the difference.
+func (f *failures) differences() {
+	const kind = "difference"
+	d := f.Difference
+	var fields [][]byte
+	for _, m := range d.Fields {
+		for _, field := range m {
+			b, err := hex.DecodeString(field)
+			if err != nil {
+				panic(err)
+			}
+			fields = append(fields, b)
+		}
+	}
+	later := d.Now - vectorNow
+	change := func(name, err string, i int, field []byte) {
+		list := slices.Clone(fields)
+		list[i] = field
+		f.at(kind, name, err, listed(list), later)
+	}
+	change("another kind", "ErrMalformed", 0, text("cepa/1 consensus"))
+	change("from another consensus", "ErrWrongBase", 1, octets(vectorSeed("digest")))
+	change("of another period", "ErrBadSignature", 2, number(vectorPeriod+2))
+	change("another parameter", "ErrBadSignature", 3, parameters(map[string]int64{"x-negative": -8}))
+	change("a relay too far", "ErrMalformed", 4, array(number(4)))
+	change("nobody is dropped", "ErrBadSignature", 4, array())
+	change("no flags where there are places", "ErrMalformed", 7, array())
+	change("a weight below 0", "ErrMalformed", 9, array(signedNumber(-201)))
+	change("another weight", "ErrBadSignature", 9, array(signedNumber(-49)))
+	change("half a key", "ErrMalformed", 11, octets(make([]byte, 16)))
+	change("no place for the rest", "ErrMalformed", 12, array())
+	change("two signatures", "ErrUndersigned", 14, func() []byte {
+		var wire [][]byte
+		for _, k := range consensusSigners()[:2] {
+			digest := sha256.Sum256(bodyOf(d.Next))
+			wire = append(wire, array(octets(k.Certificate), octets(ed25519.Sign(ed25519.NewKeyFromSeed(k.SigningSeed),
+				append(fmt.Append(nil, "cepa/1 consensus ", vectorPeriod+1), digest[:]...)))))
+		}
+		return listed(wire)
+	}())
+	f.at(kind, "a byte behind it", "ErrMalformed", append(bytes.Clone(d.Document), 0), later)
+	f.at(kind, "before the next consensus is valid", "ErrFuture", d.Document, later-60-301)
+	f.at(kind, "after the next consensus has expired", "ErrExpired", d.Document, later-60+24*3600)
+}
+
+// bodyOf returns the body of a consensus of more than 255 and less than 65,536 bytes.
+func bodyOf(document []byte) []byte {
+	rest := document[1+len(text("cepa/1 consensus")):]
+	return rest[3 : 3+int(binary.BigEndian.Uint16(rest[1:]))]
+}
+
 func (f *failures) networkFiles() {
 	change := func(name, old, new string) {
 		f.add("network file", name, "ErrMalformed", []byte(strings.Replace(f.Network, old, new, 1)))
@@ -763,6 +932,11 @@ func (f *failures) networkFiles() {
 	change("identity in capital letters", fmt.Sprintf("%x", f.Keys[0].Identity), fmt.Sprintf("%X", f.Keys[0].Identity))
 	change("no port", ":9030", "")
 	change("a parameter out of its bounds", "address = 2", "address = 0")
+	change("a fallback without port", "198.51.100.9:9030", "198.51.100.9")
+	change("a fallback at an authority's address", "198.51.100.9:9030", "203.0.113.1:9030")
+	change("a fallback twice", "198.51.100.9:9030", "198.51.100.10:80")
+	change("a fallback with a nickname", "[[fallback]]", "[[fallback]]\nnickname = \"a\"")
+	change("a fallback whose identity is none", "[[fallback]]\naddress = \"198.51.100.10:80\"", "[[fallback]]\nidentity = \"00\"\naddress = \"198.51.100.10:80\"")
 }
 
 func TestVectors(t *testing.T) {
@@ -800,6 +974,7 @@ func TestVectors(t *testing.T) {
 	c := checker{t, &v, network, map[string]*directory.Descriptor{}}
 	c.descriptors()
 	c.consensus(c.votes())
+	c.difference()
 	for _, f := range v.Failures {
 		if err := c.parse(f.Kind, f.Document, f.Now); !errors.Is(err, sentinel(f.Error)) || sentinel(f.Error) == nil {
 			t.Errorf("%s: %s: got %v, want %s", f.Kind, f.Name, err, f.Error)
@@ -811,7 +986,7 @@ func sentinel(name string) error {
 	return map[string]error{
 		"ErrMalformed": directory.ErrMalformed, "ErrTooLarge": directory.ErrTooLarge, "ErrWrongNetwork": directory.ErrWrongNetwork,
 		"ErrUnknownSigner": directory.ErrUnknownSigner, "ErrBadSignature": directory.ErrBadSignature, "ErrUndersigned": directory.ErrUndersigned,
-		"ErrExpired": directory.ErrExpired, "ErrFuture": directory.ErrFuture,
+		"ErrExpired": directory.ErrExpired, "ErrFuture": directory.ErrFuture, "ErrWrongBase": directory.ErrWrongBase,
 	}[name]
 }
 
@@ -833,6 +1008,12 @@ func (c *checker) parse(kind string, document []byte, now int64) (err error) {
 		_, err = directory.ParseConsensus(document, c.network, time.Unix(now, 0))
 	case "consensus signature":
 		_, err = directory.ParseSignature(document, c.network)
+	case "difference":
+		old, broken := directory.VerifyConsensus(c.v.Consensus.Document, c.network)
+		if broken != nil {
+			c.t.Fatal(broken)
+		}
+		_, err = directory.ApplyDiff(old, document, c.network, time.Unix(now, 0))
 	case "network file":
 		_, err = directory.ParseNetwork(document)
 	}
@@ -920,6 +1101,28 @@ func (c *checker) votes() (votes []*directory.Vote) {
 		votes = append(votes, got)
 	}
 	return votes
+}
+
+func (c *checker) difference() {
+	d := c.v.Difference
+	old, err := directory.VerifyConsensus(c.v.Consensus.Document, c.network)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	next, err := directory.ParseConsensus(d.Next, c.network, time.Unix(d.Now, 0))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	made, err := directory.Diff(old, next)
+	c.same("difference", made, d.Document, err)
+	got, err := directory.ApplyDiff(old, d.Document, c.network, time.Unix(d.Now, 0))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.same("difference, applied", got.Raw(), d.Next, nil)
+	if digest := old.Digest(); d.Path != mirror.PathDifference+hex.EncodeToString(digest[:]) {
+		c.t.Errorf("the difference is at %s", d.Path)
+	}
 }
 
 // consensus computes, signs, assembles and parses the consensus of the votes.

@@ -26,7 +26,7 @@ const (
 // Attempts side by side: who has no valid consensus does not wait for one slow source.
 const (
 	// maxAttempts is how many are under way at once.
-	maxAttempts = 3
+	maxAttempts = 4
 	// lookEvery is how often their progress is looked at.
 	lookEvery = 4 * time.Second
 	// movingSpeed and briskSpeed, in bytes a second: below the first an attempt does not move; with one that has the second, or two that
@@ -34,7 +34,7 @@ const (
 	movingSpeed = 2_000
 	briskSpeed  = 20_000
 	// maxStill is how often in a row an attempt may be found not to move, without a consensus and with one.
-	maxStill        = 3
+	maxStill        = 2
 	maxStillAtLeast = 8
 )
 
