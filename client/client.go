@@ -285,6 +285,8 @@ func (c *Client) problemLocked() error {
 		return c.mirror.Problem()
 	case c.expired():
 		return c.noConsensus()
+	case c.problem == nil && !c.mirror.Current().Fresh(c.cfg.Now()):
+		return c.mirror.Problem()
 	}
 	return c.problem
 }

@@ -65,6 +65,9 @@ type dirDial struct {
 // errBadDirectory is why a guard is passed over as a directory.
 var errBadDirectory = errors.New("client: the guard's directory has been of no use and is passed over")
 
+// errNoLink is why no directory can be asked over a link.
+var errNoLink = errors.New("client: there is no link to a guard")
+
 func (d *dirDial) guard(ctx context.Context, _, _ string) (net.Conn, error) {
 	conn, who, err := d.client.dialDir(ctx, 1)
 	d.mu.Lock()
@@ -114,6 +117,15 @@ func (c *Client) dialDir(ctx context.Context, length int) (net.Conn, identity.ID
 	defer cancel()
 	stop := context.AfterFunc(c.ctx, cancel)
 	defer stop()
+	// The link is there because circuits are kept ready. To find a guard that answers
+	// is for who builds those: two that look would knock twice as often.
+	select {
+	case <-c.ready:
+	case <-ctx.Done():
+	}
+	if len(c.links.Links()) == 0 {
+		return nil, identity.ID{}, errNoLink
+	}
 	chooser, cons, err := c.paths(ctx)
 	if err != nil {
 		return nil, identity.ID{}, err

@@ -2,10 +2,14 @@ package client
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -110,3 +114,118 @@ func TestBootstrapProgress(t *testing.T) {
 	})
 }
 
+// TestNoNetwork: a client whose network is dead, drops everything or refuses everything makes few connections, with what was kept or without, and says what
+// it is.
+func TestNoNetwork(t *testing.T) {
+	t.Parallel()
+	for name, fail := range map[string]func(context.Context) error{
+		"not connected": func(context.Context) error { return syscall.ENETUNREACH },
+		"answer":        func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() },
+		"refused":       func(context.Context) error { return syscall.ECONNREFUSED },
+	} {
+		for _, age := range []time.Duration{-1, 0, 10 * time.Hour, 48 * time.Hour} {
+			t.Run(fmt.Sprintf("%s, %v", name, age), func(t *testing.T) {
+				run(t, func(w *world) {
+					w.small(exit("9.9.9.9"))
+					files := newMemory()
+					if age >= 0 {
+						c := w.readyClient(func(cfg *Config) { cfg.Files = files })
+						w.must(c.Close())
+						w.shift.Add(int64(age))
+					}
+					var conns atomic.Int64
+					c := w.client(func(cfg *Config) {
+						cfg.Files = files
+						cfg.Dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+							conns.Add(1)
+							return nil, &net.OpError{Op: "dial", Net: "tcp", Err: fail(ctx)}
+						}
+					})
+					err := c.Ready(w.within(30 * time.Second))
+					if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), name) {
+						t.Errorf("Ready: %v, want %q", err, name)
+					}
+					if strings.Contains(err.Error(), "machine's clock") {
+						t.Errorf("Ready blames the clock: %v", err)
+					}
+					if n := conns.Load(); n > 30 {
+						t.Errorf("%d connections in 30 s", n)
+					} else {
+						t.Logf("%d connections; %v", n, err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// TestWrongClock: a client whose clock is wrong says so, whatever it has kept, unless what it has is good by that clock; it makes few connections.
+func TestWrongClock(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for _, shift := range []time.Duration{-4 * time.Hour, -day, -30 * day, day, 30 * day, 365 * day} {
+		for _, age := range []time.Duration{-1, 0, 10 * time.Hour} {
+			t.Run(fmt.Sprintf("%v, %v", shift, age), func(t *testing.T) {
+				run(t, func(w *world) {
+					time.Sleep(400 * day)
+					w.small(exit("9.9.9.9"))
+					files := newMemory()
+					if age >= 0 {
+						c := w.readyClient(func(cfg *Config) { cfg.Files = files })
+						w.must(c.Close())
+						time.Sleep(age)
+						w.agree()
+					}
+					var conns, bytes atomic.Int64
+					c := w.client(func(cfg *Config) {
+						cfg.Files = files
+						dial := cfg.Dial
+						cfg.Now = func() time.Time { return w.now().Add(shift) }
+						cfg.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+							conns.Add(1)
+							conn, err := dial(ctx, network, addr)
+							if err != nil {
+								return nil, err
+							}
+							return &counted{conn, &bytes}, nil
+						}
+					})
+					err := c.Ready(w.within(30 * time.Second))
+					if shift == -4*time.Hour && age == 10*time.Hour {
+						// What it has kept is good by its clock, and the network's. It uses that, and says that something is wrong.
+						w.must(err)
+						time.Sleep(20 * time.Second)
+						if p := c.Status().Bootstrap.Problem; !strings.Contains(p, "this machine's clock seems to be") {
+							t.Errorf("the problem is %q", p)
+						}
+					} else if !errors.Is(err, ErrNotReady) || !strings.Contains(err.Error(), "this machine's clock seems to be") {
+						t.Errorf("Ready: %v", err)
+					}
+					if n, b := conns.Load(), bytes.Load(); n > 30 || b > 200_000 {
+						t.Errorf("%d connections and %d bytes in 30 s", n, b)
+					} else {
+						t.Logf("%d connections, %d bytes; %v", n, b, err)
+					}
+				})
+			})
+		}
+	}
+}
+
+// counted counts the bytes of a connection, both ways.
+type counted struct {
+	net.Conn
+	n *atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
