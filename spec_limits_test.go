@@ -42,7 +42,9 @@ var limitRows = [][2]string{
 	{"streams and look-ups at an exit; names being looked up", "{relay.defaultLimits().streams}, fewer with little memory; {relay.defaultLimits().lookups}"},
 	{"BEGIN_DIR streams at a relay; of a circuit", "{relay.defaultLimits().dirStreams}; {relay.defaultLimits().circuitDirStreams}"},
 	{"a directory request; its answer; a pause between two", "{relay.dirRequest in second} s; {relay.dirAnswer in minute} minutes; {relay.dirIdle in second} s"},
+	{"connections of plain HTTP to a relay's directory; of one address", "{relay.defaultLimits().dirSockets}; {relay.defaultLimits().addressDirSockets}; fewer with few file descriptors"},
 	{"connections to an authority", "{authority.maxConns}"},
+	{"connections to an authority from one address", "{authority.maxAddressConns}"},
 	{"the head of a request to an authority; all of it; the answer; a pause", "{authority.headerTimeout in second} s; {authority.bodyTimeout in minute} minutes; {authority.bodyTimeout in minute} minutes; {authority.idleTimeout in second} s"},
 	{"relays that an authority keeps", "{authority.defaultMaxRelays}"},
 }

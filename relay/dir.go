@@ -34,10 +34,10 @@ type dirServer struct {
 	open      gauge
 	sockets   gauge // of ServeDir
 	addresses dirAddresses
-	once    sync.Once
-	done    chan struct{} // closed by Close
-	server  *http.Server
-	serving sync.WaitGroup // the server's goroutines, one for each stream
+	once      sync.Once
+	done      chan struct{} // closed by Close
+	server    *http.Server
+	serving   sync.WaitGroup // the server's goroutines, one for each stream
 }
 
 func newDirServer(h http.Handler, l *limits) *dirServer {
