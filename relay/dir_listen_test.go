@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/simnet"
 )
@@ -166,6 +167,36 @@ func TestServeDirRate(t *testing.T) {
 		}
 		if u := a.Status().Usage; u.Month < 600_000 {
 			t.Errorf("%d bytes are counted for the month", u.Month)
+		}
+	})
+}
+
+// TestDirectoryDifference: who has the last consensus gets the difference to the next over BEGIN_DIR.
+func TestDirectoryDifference(t *testing.T) {
+	t.Parallel()
+	run(t, func(w *world) {
+		var all []*node
+		for _, name := range []string{"a", "b", "c", "d", "e", "f"} {
+			all = append(all, w.relay(name, nil))
+		}
+		w.agree()
+		old := all[0].mirror.Current()
+		w.shift.Add(int64(time.Hour))
+		w.agree(all[1:]...)
+		want := all[0].mirror.Current()
+		digest := old.Digest()
+		o := w.path(all[0])
+		code, b := w.fetch(o, http.MethodGet, mirror.PathDifference+hex.EncodeToString(digest[:]))
+		if code != http.StatusOK {
+			t.Fatalf("%d %s", code, b)
+		}
+		got, err := directory.ApplyDiff(old, b, w.network, w.now())
+		if err != nil || !bytes.Equal(got.Raw(), want.Raw()) {
+			t.Errorf("it makes another consensus: %v", err)
+		}
+		digest = want.Digest()
+		if code, _ := w.fetch(o, http.MethodGet, mirror.PathDifference+hex.EncodeToString(digest[:])); code != http.StatusNoContent {
+			t.Errorf("from the newest: %d", code)
 		}
 	})
 }

@@ -218,7 +218,7 @@ func (a *Archive) difference(ctx context.Context, newest *Document, from [32]byt
 	}
 }
 
-// build makes a difference. One that saves less than half is not worth its keep.
+// build makes a difference. One that saves less than a quarter is not worth its keep.
 func (a *Archive) build(d *difference, old *pastDocument, newest *Document) {
 	base, err := a.open(old)
 	var b []byte
@@ -230,7 +230,7 @@ func (a *Archive) build(d *difference, old *pastDocument, newest *Document) {
 		return
 	}
 	packed := directory.CompressDiff(b)
-	if len(packed) > len(newest.compressed())/2 {
+	if len(packed) > len(newest.compressed())*3/4 {
 		return
 	}
 	digest := sha256.Sum256(b)
