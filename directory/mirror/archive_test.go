@@ -43,7 +43,7 @@ func pathFrom(c *directory.Consensus) string {
 
 // TestArchive: differences from each of the last 24 consensuses and from no other are served, as plain HTTP, also after a restart from disk; every one makes the newest exactly.
 func TestArchive(t *testing.T) {
-	for _, store := range []*memStore{nil, new(memStore)} {
+	for _, store := range []*memStore{nil, new(memStore)} { // in memory, and on disk
 		inBubble(t, func(t *testing.T, w *world) {
 			var s Store
 			if store != nil {
