@@ -92,6 +92,7 @@ func TestDiffSize(t *testing.T) {
 	}
 	const hours = 4
 	total := 0
+	relays = next.Relays
 	for h := range hours {
 		relays = hourLater(random, relays, true)
 		later := signedConsensus(t, network, parties, period+2+uint64(h), relays, nil)

@@ -57,14 +57,6 @@ type Fallback struct {
 	Identity identity.ID
 }
 
-// Name is how logs name it: by its identity if it has one.
-func (f *Fallback) Name() string {
-	if f.Identity.IsZero() {
-		return "cache " + f.Address
-	}
-	return "cache " + f.Identity.Short()
-}
-
 // Authority is one of those who agree on the consensus.
 type Authority struct {
 	// Nickname is for people; it obeys the rules for relays.

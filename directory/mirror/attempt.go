@@ -40,6 +40,7 @@ type Progress struct {
 type attempt struct {
 	mirror *Mirror
 	source Source
+	born   time.Time
 	cancel context.CancelFunc
 
 	stage           atomic.Int64

@@ -27,15 +27,17 @@ const (
 const (
 	// maxAttempts is how many are under way at once.
 	maxAttempts = 4
-	// lookEvery is how often their progress is looked at.
-	lookEvery = 4 * time.Second
+	// lookEvery is how often their progress is looked at, and youngFor how old an attempt is before that says anything about it.
+	lookEvery = 2 * time.Second
+	youngFor  = 4 * time.Second
 	// movingSpeed and briskSpeed, in bytes a second: below the first an attempt does not move; with one that has the second, or two that
 	// move, no other is begun. The lowest rate of a relay is 20 KB/s.
 	movingSpeed = 2_000
 	briskSpeed  = 20_000
-	// maxStill is how often in a row an attempt may be found not to move, without a consensus and with one.
-	maxStill        = 2
-	maxStillAtLeast = 8
+	// maxStill is how often in a row an attempt may be found not to move before it is given up, and maxStillCalm with a valid consensus, when there is no
+	// hurry and circuits are built first.
+	maxStill     = 4
+	maxStillCalm = 16
 )
 
 // Run fetches the consensus, and then each new one, until ctx ends. Only one Run may be active.
@@ -128,7 +130,7 @@ func (s *searching) launch() {
 		}
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, fetchTimeout)
-	a := &attempt{mirror: s.Mirror, source: source, cancel: cancel}
+	a := &attempt{mirror: s.Mirror, source: source, born: time.Now(), cancel: cancel}
 	s.running = append(s.running, a)
 	s.wg.Go(func() {
 		defer cancel()
@@ -224,15 +226,21 @@ func (s *searching) succeeded() {
 func (s *searching) look() {
 	c := s.Current()
 	urgent := c == nil || c.CheckTime(s.cfg.Now()) != nil
+	most := maxStillCalm
+	if urgent {
+		most = maxStill
+	}
 	moving, brisk := 0, false
 	for _, a := range s.running {
 		speed := a.progress()
 		switch {
+		case time.Since(a.born) < youngFor:
+			brisk = true // for all that is known
 		case speed >= movingSpeed:
 			moving++
 			a.still = 0
 			brisk = brisk || speed >= briskSpeed
-		case a.still+1 >= maxStill && (urgent || a.still+1 >= maxStillAtLeast):
+		case a.still+1 >= most:
 			a.slow.Store(true)
 			a.cancel()
 		default:

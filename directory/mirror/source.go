@@ -3,6 +3,7 @@ package mirror
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"net"
 	"slices"
 	"time"
@@ -88,8 +89,12 @@ func (m *Mirror) direct() []Source {
 		rank = rankFirst
 	}
 	var list []Source
-	for _, f := range m.cfg.Network.Fallbacks {
-		list = append(list, Source{Name: f.Name(), Address: f.Address, Rank: rankFallback, Dial: m.connect})
+	for i, f := range m.cfg.Network.Fallbacks {
+		name := fmt.Sprintf("cache %d", i+1)
+		if !f.Identity.IsZero() {
+			name = "cache " + f.Identity.Short()
+		}
+		list = append(list, Source{Name: name, Address: f.Address, Rank: rankFallback, Dial: m.connect})
 	}
 	for _, a := range m.cfg.Network.Authorities {
 		list = append(list, Source{Name: a.Nickname, Address: a.Address, Rank: rank, Dial: m.connect})
