@@ -70,10 +70,13 @@ var errNoLink = errors.New("client: there is no link to a guard")
 
 func (d *dirDial) guard(ctx context.Context, _, _ string) (net.Conn, error) {
 	conn, who, err := d.client.dialDir(ctx, 1)
+	if err != nil {
+		return nil, err // which says nothing about what it would have served
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.who = who
-	return conn, err
+	return conn, nil
 }
 
 // done counts what speaks against the guard's directory. That it has nothing newer does
@@ -91,7 +94,7 @@ func (d *dirDial) done(err error) {
 	switch {
 	case err == nil:
 		delete(c.dirStrikes, who)
-	case errors.Is(err, mirror.ErrNotModified) || errors.Is(err, errBadDirectory) || c.ctx.Err() != nil:
+	case errors.Is(err, mirror.ErrNotModified) || c.ctx.Err() != nil:
 	default:
 		if len(c.dirStrikes) >= maxSample {
 			clear(c.dirStrikes)

@@ -165,7 +165,9 @@ func (s *searching) failed(a *attempt) {
 	var bad *directory.Error
 	switch {
 	case errors.Is(a.err, ErrNotModified):
-		s.stale = append(s.stale, a.source)
+		if len(s.stale) < maxRemembered {
+			s.stale = append(s.stale, a.source)
+		}
 		s.last = nil
 	case a.outcome.untimely:
 		s.last = a.err
