@@ -18,6 +18,7 @@ import (
 	"cepa/cell"
 	"cepa/circuit"
 	"cepa/clock"
+	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/link"
@@ -103,7 +104,11 @@ type Config struct {
 	// to authorities; net.Dialer's when nil. It must heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Ready is how many unused circuits are kept, at most 32; 2 when 0.
-	Ready   int
+	Ready int
+	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
+	// goroutine, with what is new since the last call. Until it returns it hears no more.
+	OnProgress func(Bootstrap)
+
 	Pool    *cell.Pool
 	Buffers *link.Buffers
 	Rand    io.Reader        // crypto/rand when nil; safe for concurrent use
@@ -124,19 +129,24 @@ type Client struct {
 	refill chan struct{} // depth 1: fewer ready circuits than wanted
 	slots  chan struct{} // one for each circuit under construction
 
-	mu        sync.Mutex // guards what follows
-	closed    bool       // nothing may be added to wg any more
-	wg        sync.WaitGroup
-	chooser   *path.Chooser        // for consensus
-	consensus *directory.Consensus // that chooser is for
-	circuits  map[uint64]*circ
-	builds    map[buildKey]*build
-	nextID    uint64
-	limit     int // of circuits: maxCircuits
-	lostYoung int // unused circuits that were lost soon, since keepReady looked
-	phase     Phase
-	problem   error                          // why the last attempt failed, nil when it did not
-	ended     struct{ read, written uint64 } // bytes of links that have ended
+	progressed chan struct{} // depth 1: for tellProgress
+
+	mu         sync.Mutex // guards what follows
+	closed     bool       // nothing may be added to wg any more
+	wg         sync.WaitGroup
+	chooser    *path.Chooser        // for consensus
+	consensus  *directory.Consensus // that chooser is for
+	circuits   map[uint64]*circ
+	builds     map[buildKey]*build
+	nextID     uint64
+	limit      int // of circuits: maxCircuits
+	lostYoung  int // unused circuits that were lost soon, since keepReady looked
+	phase      Phase
+	percent    int                            // of what has been done; never falls
+	fetch      mirror.Progress                // of the consensus
+	dirStrikes map[identity.ID]int            // how often the directory of a guard was of no use
+	problem    error                          // why the last attempt failed, nil when it did not
+	ended      struct{ read, written uint64 } // bytes of links that have ended
 }
 
 // New starts a Client. It returns at once; Ready waits until it can be used.
@@ -151,7 +161,8 @@ func New(cfg Config) (*Client, error) {
 	cfg.complete()
 	c := &Client{
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
-		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits, phase: PhaseConsensus,
+		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
+		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{},
 	}
 	var err error
 	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {
@@ -166,6 +177,9 @@ func New(cfg Config) (*Client, error) {
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
 	c.spawn(func() { clock.Watch(c.ctx, clockCheck, clock.Tolerance, c.cfg.Now, c.onJump) })
+	if cfg.OnProgress != nil {
+		c.spawn(c.tellProgress)
+	}
 	return c, nil
 }
 
@@ -279,6 +293,8 @@ func (c *Client) problemLocked() error {
 		return c.mirror.Problem()
 	case c.expired():
 		return c.noConsensus()
+	case c.problem == nil && !c.mirror.Current().Fresh(c.cfg.Now()):
+		return c.mirror.Problem()
 	}
 	return c.problem
 }

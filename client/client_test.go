@@ -50,25 +50,25 @@ func TestReadyErrors(t *testing.T) {
 	}{
 		"no authority": {
 			func(w *world) { w.stopAuthority() },
-			[]string{"fetching the consensus", "connection refused"},
+			[]string{"connecting to a directory server", "connection refused"},
 		},
 		"no consensus": {
 			func(*world) {},
-			[]string{"fetching the consensus", "404"},
+			[]string{"connecting to a directory server", "404"},
 		},
 		"an old consensus": {
 			func(w *world) {
 				w.small(exit("9.9.9.9"))
 				w.shift.Add(int64(25 * time.Hour))
 			},
-			[]string{"fetching the consensus", "expired"},
+			[]string{"connecting to a directory server", "expired"},
 		},
 		"a clock that is behind": {
 			func(w *world) {
 				w.small(exit("9.9.9.9"))
 				w.shift.Add(-int64(time.Hour))
 			},
-			[]string{"fetching the consensus", "is the clock behind?"},
+			[]string{"connecting to a directory server", "is the clock behind?"},
 		},
 		"guards that are down": {
 			func(w *world) {
@@ -77,7 +77,7 @@ func TestReadyErrors(t *testing.T) {
 					g.halt()
 				}
 			},
-			[]string{"connecting to the guard", "guard guard", "connection refused"},
+			[]string{"choosing guard", "guard guard", "connection refused"},
 		},
 		"no exit": {
 			func(w *world) { w.small() },
@@ -88,11 +88,11 @@ func TestReadyErrors(t *testing.T) {
 				_, outs := w.small(exit("9.9.9.9"))
 				outs[0].halt()
 			},
-			[]string{"building circuits", "hop 3 (exit1)", "could not connect to the next relay"},
+			[]string{"building circuit", "hop 3 (exit1)", "could not connect to the next relay"},
 		},
 		"the authority says nothing": {
 			func(w *world) { w.sim.Isolate(w.auth, true) },
-			[]string{"fetching the consensus"},
+			[]string{"connecting to a directory server"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -238,7 +238,7 @@ func TestCloseDuringEverything(t *testing.T) {
 		wantClosed("Dial after Close", err)
 		_, err = c.Resolve(context.Background(), "example.org", "")
 		wantClosed("Resolve after Close", err)
-		_, err = c.dialDir(context.Background(), "tcp", "guard:80")
+		_, _, err = c.dialDir(context.Background(), 1)
 		wantClosed("dialDir after Close", err)
 		w.sim.Isolate(outs[0].host, false)
 		time.Sleep(time.Second)

@@ -203,6 +203,9 @@ func (c *Client) guardLink(ctx context.Context, ch *path.Chooser, cons *director
 			return nil, nil, last // no guard is to blame, and none would do better
 		}
 		c.guards.note(r.Identity, false)
+		c.mu.Lock()
+		c.problem = last // which is told before all have been tried
+		c.mu.Unlock()
 		if ctx.Err() != nil {
 			return nil, nil, last
 		}

@@ -253,6 +253,24 @@ func (w *world) agree(nodes ...*node) {
 	if len(nodes) == 0 {
 		nodes = w.nodes
 	}
+	b := w.sign(nodes)
+	c, err := directory.VerifyConsensus(b, w.network)
+	w.must(err)
+	w.mu.Lock()
+	w.doc = mirror.NewDocument(c)
+	w.mu.Unlock()
+	for _, n := range w.nodes {
+		select {
+		case <-n.done:
+		default:
+			w.must(n.Directory().Add(b))
+		}
+	}
+}
+
+// sign returns the consensus of now, of the given relays.
+func (w *world) sign(nodes []*node) []byte {
+	w.Helper()
 	key, sub := w.key("authority"), w.key("authority signing")
 	v := &directory.Vote{Network: w.network.Name, Interval: w.network.Interval, Period: w.network.Period(w.now()), Authority: key.ID(), Params: w.params}
 	w.mu.Lock()
@@ -274,18 +292,7 @@ func (w *world) agree(nodes ...*node) {
 	w.must(err)
 	b, err := directory.AssembleConsensus(c, []*directory.Signature{sig}, w.network)
 	w.must(err)
-	c, err = directory.VerifyConsensus(b, w.network)
-	w.must(err)
-	w.mu.Lock()
-	w.doc = mirror.NewDocument(c)
-	w.mu.Unlock()
-	for _, n := range w.nodes {
-		select {
-		case <-n.done:
-		default:
-			w.must(n.Directory().Add(b))
-		}
-	}
+	return b
 }
 
 // small is a network of three guards and as many exits as there are configurations.

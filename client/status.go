@@ -9,45 +9,9 @@ import (
 	"cepa/stream"
 )
 
-// Phase is how far a client has come.
-type Phase uint8
-
-// The phases, in order.
-const (
-	PhaseConsensus Phase = iota // fetching the consensus
-	PhaseGuard                  // connecting to the guard
-	PhaseCircuits               // building the first circuit
-	PhaseReady                  // usable
-)
-
-// String says what the client does in the phase.
-func (p Phase) String() string {
-	return [...]string{"fetching the consensus", "connecting to the guard", "building circuits", "ready"}[p]
-}
-
-// Percent is the phase as progress.
-func (p Phase) Percent() int { return [...]int{10, 50, 75, 100}[p] }
-
-// reached notes progress; it never goes back.
-func (c *Client) reached(p Phase) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if p <= c.phase {
-		return
-	}
-	c.phase = p
-	if p == PhaseReady {
-		close(c.ready)
-	}
-}
-
 // Status is what a client tells about itself. It holds no destinations.
 type Status struct {
-	Bootstrap struct {
-		Percent int    `json:"percent"`
-		Summary string `json:"summary"`
-		Problem string `json:"problem,omitempty"`
-	} `json:"bootstrap"`
+	Bootstrap      Bootstrap       `json:"bootstrap"`
 	ConsensusUntil time.Time       `json:"consensus_valid_until"`
 	Relays         int             `json:"relays_in_consensus"`
 	Circuits       []CircuitStatus `json:"circuits"`
@@ -87,10 +51,7 @@ type LinkStatus struct {
 func (c *Client) Status() Status {
 	var s Status
 	c.mu.Lock()
-	s.Bootstrap.Percent, s.Bootstrap.Summary = c.phase.Percent(), c.phase.String()
-	if problem := c.problemLocked(); problem != nil {
-		s.Bootstrap.Problem = problem.Error()
-	}
+	s.Bootstrap = c.bootstrapLocked()
 	s.BytesRead, s.BytesWritten = c.ended.read, c.ended.written
 	if c.consensus != nil {
 		s.ConsensusUntil, s.Relays = c.consensus.ValidUntil, len(c.consensus.Relays)

@@ -37,6 +37,8 @@ func realRelays(t testing.TB) []Relay {
 		}
 		policies = append(policies, p)
 	}
+	const maxFamily = 600
+	var families [maxFamily]FamilyID
 	var relays []Relay
 	names := []string{"nobody"}
 	for _, row := range rows[1:] {
@@ -90,9 +92,13 @@ func realRelays(t testing.TB) []Relay {
 		if r.Flags.Has(FlagExit) {
 			r.Exit = policies[min(random.intn(8), len(policies)-1)]
 		}
-		if random.intn(2) == 0 { // about half are in a family, few of them large
-			n := random.intn(40)
-			r.Family = []FamilyID{{byte(n * n / 4), byte(n), 7: byte(n * 37)}}
+		if random.intn(2) == 0 { // about half are in a family: some 600, few of them large
+			x := random.intn(maxFamily)
+			n := x * x / maxFamily
+			if families[n] == (FamilyID{}) {
+				families[n] = random.bytes32()
+			}
+			r.Family = []FamilyID{families[n]}
 		}
 		relays = append(relays, r)
 	}
@@ -121,11 +127,11 @@ func realConsensus(t testing.TB, network *Network, parties []party) []byte {
 func TestRealSize(t *testing.T) {
 	network, parties := testNetwork(t, 9)
 	doc := realConsensus(t, network, parties)
-	packed := Compress(doc)
 	c, err := ParseConsensus(doc, network, epoch)
 	if err != nil {
 		t.Fatal(err)
 	}
+	packed := c.Compressed()
 	t.Logf("%d relays: %d bytes, %d compressed, %.1f a relay", len(c.Relays), len(doc), len(packed), float64(len(packed))/float64(len(c.Relays)))
 	if len(c.Relays) != 7195 {
 		t.Fatalf("%d relays, want 7195", len(c.Relays))

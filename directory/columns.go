@@ -4,13 +4,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/fxamacker/cbor/v2"
-
-	"cepa/crypto/identity"
 )
 
 // consensusBody is what the authorities sign. The relays stay undecoded until the signatures are verified.
@@ -28,27 +27,35 @@ type consensusBody struct {
 // columns holds the relays by columns, because values of one kind compress best side by side. Every column has its relays in
 // the order of their identities. Columns of values that repeat have a table of the different values, sorted, and one index
 // into it a relay (or, for families, a membership).
+//
+// Identities are sorted, so their first two bytes are written as what they are more than those of the relay before. Most relays have one port for all
+// addresses, so further ones are written as what they are more than the first, modulo 2^16.
 type columns struct {
-	_           struct{} `cbor:",toarray"`
-	Identities  []byte   // 32 each
-	OnionKeys   []byte   // 32 each
-	Suites      []byte   // 1 each
-	NameSizes   []byte   // length of each nickname
-	Names       string   // nicknames, one after the other
-	AddrCounts  []byte   // 16 × number of IPv4 addresses + number of IPv6 addresses
-	IPv4        []byte   // 4 each address
-	IPv6        []byte   // 16 each address
-	Ports       []byte   // 2 each address, big-endian, in the order of the addresses
-	Flags       []uint32
-	Weights     []uint64
-	Policies    []string // text forms, the table of Policy
-	Policy      []uint32
-	Versions    []string // the table of Version
-	Version     []uint32
-	Families    []byte // 32 each, the table of Family
-	FamilySizes []byte // number of families of each relay
-	Family      []uint32
+	_            struct{} `cbor:",toarray"`
+	IdentityGaps []uint32 // of the first two bytes, big-endian
+	Identities   []byte   // 30 each, the rest
+	OnionKeys    []byte   // 32 each
+	Suites       []byte   // 1 each
+	NameSizes    []byte   // length of each nickname
+	Names        string   // nicknames, one after the other
+	AddrCounts   []byte   // 16 × number of IPv4 addresses + number of IPv6 addresses
+	IPv4         []byte   // 4 each address
+	IPv6         []byte   // 16 each address
+	Ports        []byte   // 2 each relay, big-endian: that of the first address
+	MorePorts    []byte   // 2 each further address, big-endian, in the order of the addresses
+	Flags        []byte   // 4 each relay: the lowest byte of all relays, then the next of all, and so on
+	Weights      []uint64
+	Policies     []string // text forms, the table of Policy
+	Policy       []uint32
+	Versions     []string // the table of Version
+	Version      []uint32
+	Families     []byte // 32 each, the table of Family
+	FamilySizes  []byte // number of families of each relay
+	Family       []uint32
 }
+
+// identityHead is how many bytes of an identity IdentityGaps stands for.
+const identityHead = 2
 
 // wire returns the wire form of the consensus.
 func (c *Consensus) wire() *consensusBody {
@@ -98,10 +105,17 @@ func toColumns(relays []Relay) *columns {
 	var c columns
 	policies, versions, families := make(table), make(table), make(table)
 	texts := make([]string, len(relays)) // of the policies
+	formatted := make(map[policyKey]string)
 	for i := range relays {
 		r := &relays[i]
-		texts[i] = r.Exit.String()
-		policies.add(texts[i])
+		key := keyOf(r.Exit)
+		text, ok := formatted[key]
+		if !ok {
+			text = r.Exit.String()
+			formatted[key] = text
+			policies.add(text)
+		}
+		texts[i] = text
 		versions.add(r.Version)
 		for _, f := range r.Family {
 			families.add(string(f[:]))
@@ -112,9 +126,14 @@ func toColumns(relays []Relay) *columns {
 		c.Families = append(c.Families, f...)
 	}
 	var names []byte
+	c.Flags = make([]byte, 4*len(relays))
+	head := uint32(0) // of the last identity
 	for i := range relays {
 		r := &relays[i]
-		c.Identities = append(c.Identities, r.Identity[:]...)
+		this := uint32(binary.BigEndian.Uint16(r.Identity[:]))
+		c.IdentityGaps = append(c.IdentityGaps, this-head)
+		head = this
+		c.Identities = append(c.Identities, r.Identity[identityHead:]...)
 		c.OnionKeys = append(c.OnionKeys, r.OnionKey[:]...)
 		c.Suites = append(c.Suites, r.Suite)
 		c.NameSizes = append(c.NameSizes, byte(len(r.Nickname)))
@@ -128,10 +147,16 @@ func toColumns(relays []Relay) *columns {
 				count++
 				c.IPv6 = append(c.IPv6, a.Addr().AsSlice()...)
 			}
-			c.Ports = binary.BigEndian.AppendUint16(c.Ports, a.Port())
+			if count == 1<<4 || count == 1 {
+				c.Ports = binary.BigEndian.AppendUint16(c.Ports, a.Port())
+			} else {
+				c.MorePorts = binary.BigEndian.AppendUint16(c.MorePorts, a.Port()-r.Addresses[0].Port())
+			}
 		}
 		c.AddrCounts = append(c.AddrCounts, count)
-		c.Flags = append(c.Flags, uint32(r.Flags))
+		for plane := range 4 {
+			c.Flags[plane*len(relays)+i] = byte(r.Flags >> (8 * plane))
+		}
 		c.Weights = append(c.Weights, r.Weight)
 		c.Policy = append(c.Policy, policies[texts[i]])
 		c.Version = append(c.Version, versions[r.Version])
@@ -142,6 +167,23 @@ func toColumns(relays []Relay) *columns {
 	}
 	c.Names = string(names)
 	return &c
+}
+
+// policyKey tells policies apart by where they are: relays that were parsed together share them, and each is formatted once.
+type policyKey struct {
+	v4, v6 *PortRange
+	n4, n6 int
+}
+
+func keyOf(p PortPolicy) policyKey {
+	k := policyKey{n4: len(p.IPv4), n6: len(p.IPv6)}
+	if k.n4 > 0 {
+		k.v4 = &p.IPv4[0]
+	}
+	if k.n6 > 0 {
+		k.v6 = &p.IPv6[0]
+	}
+	return k
 }
 
 // table numbers different values in their order.
@@ -167,14 +209,17 @@ func (t table) number() []string {
 func (c *columns) relays() ([]Relay, error) {
 	n := len(c.Suites)
 	v4, v6 := 0, 0
-	for _, count := range c.AddrCounts {
+	for i, count := range c.AddrCounts {
+		if count == 0 {
+			return nil, fmt.Errorf("relay %d has no address", i)
+		}
 		v4 += int(count >> 4)
 		v6 += int(count & 15)
 	}
 	names, families := sum(c.NameSizes), sum(c.FamilySizes)
-	if n > MaxRelays || len(c.Identities) != 32*n || len(c.OnionKeys) != 32*n || len(c.NameSizes) != n || len(c.Names) != names ||
-		len(c.AddrCounts) != n || len(c.IPv4) != 4*v4 || len(c.IPv6) != 16*v6 || len(c.Ports) != 2*(v4+v6) ||
-		len(c.Flags) != n || len(c.Weights) != n || len(c.Policy) != n || len(c.Version) != n ||
+	if n > MaxRelays || len(c.IdentityGaps) != n || len(c.Identities) != (32-identityHead)*n || len(c.OnionKeys) != 32*n || len(c.NameSizes) != n || len(c.Names) != names ||
+		len(c.AddrCounts) != n || len(c.IPv4) != 4*v4 || len(c.IPv6) != 16*v6 || len(c.Ports) != 2*n || len(c.MorePorts) != 2*(v4+v6-n) ||
+		len(c.Flags) != 4*n || len(c.Weights) != n || len(c.Policy) != n || len(c.Version) != n ||
 		len(c.FamilySizes) != n || len(c.Family) != families || len(c.Families)%32 != 0 {
 		return nil, errors.New("columns differ in length")
 	}
@@ -194,18 +239,28 @@ func (c *columns) relays() ([]Relay, error) {
 	allFamilies := make([]FamilyID, 0, families)
 	relays := make([]Relay, n)
 	rest := *c
+	head := uint32(0) // of the last identity
 	for i := range relays {
+		if head += c.IdentityGaps[i]; c.IdentityGaps[i] > math.MaxUint16 || head > math.MaxUint16 {
+			return nil, fmt.Errorf("relay %d: its identity is out of range", i)
+		}
 		if int(c.Policy[i]) >= len(policies) || int(c.Version[i]) >= len(c.Versions) {
 			return nil, fmt.Errorf("relay %d: index beyond its table", i)
 		}
 		first := len(allAddresses)
+		port := binary.BigEndian.Uint16(take(&rest.Ports, 2))
+		add := func(ip netip.Addr) {
+			p := port
+			if len(allAddresses) > first {
+				p += binary.BigEndian.Uint16(take(&rest.MorePorts, 2))
+			}
+			allAddresses = append(allAddresses, netip.AddrPortFrom(ip, p))
+		}
 		for range c.AddrCounts[i] >> 4 {
-			ip := netip.AddrFrom4([4]byte(take(&rest.IPv4, 4)))
-			allAddresses = append(allAddresses, netip.AddrPortFrom(ip, binary.BigEndian.Uint16(take(&rest.Ports, 2))))
+			add(netip.AddrFrom4([4]byte(take(&rest.IPv4, 4))))
 		}
 		for range c.AddrCounts[i] & 15 {
-			ip := netip.AddrFrom16([16]byte(take(&rest.IPv6, 16)))
-			allAddresses = append(allAddresses, netip.AddrPortFrom(ip, binary.BigEndian.Uint16(take(&rest.Ports, 2))))
+			add(netip.AddrFrom16([16]byte(take(&rest.IPv6, 16))))
 		}
 		firstFamily := len(allFamilies)
 		for range c.FamilySizes[i] {
@@ -218,17 +273,20 @@ func (c *columns) relays() ([]Relay, error) {
 		}
 		size := int(c.NameSizes[i])
 		relays[i] = Relay{
-			Identity:  identity.ID(c.Identities[32*i:]),
 			OnionKey:  [32]byte(c.OnionKeys[32*i:]),
 			Suite:     c.Suites[i],
 			Nickname:  rest.Names[:size],
 			Addresses: allAddresses[first:len(allAddresses):len(allAddresses)],
-			Flags:     Flags(c.Flags[i]),
 			Weight:    c.Weights[i],
 			Exit:      policies[c.Policy[i]],
 			Version:   c.Versions[c.Version[i]],
 		}
 		rest.Names = rest.Names[size:]
+		id := binary.BigEndian.AppendUint16(relays[i].Identity[:0], uint16(head))
+		copy(relays[i].Identity[len(id):], take(&rest.Identities, 32-identityHead))
+		for plane := range 4 {
+			relays[i].Flags |= Flags(c.Flags[plane*n+i]) << (8 * plane)
+		}
 		if firstFamily < len(allFamilies) {
 			relays[i].Family = allFamilies[firstFamily:len(allFamilies):len(allFamilies)]
 		}

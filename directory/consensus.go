@@ -36,10 +36,11 @@ type Consensus struct {
 	// Signers are the authorities whose signatures were verified, sorted; nil for a consensus that was computed.
 	Signers []identity.ID
 
-	body   []byte // what is signed
-	raw    []byte // the signed document
-	digest [32]byte
-	index  map[identity.ID]int32
+	body       []byte          // what is signed
+	raw        []byte          // the signed document
+	signatures []signatureWire // its signatures; nil for a consensus that was computed
+	digest     [32]byte
+	index      map[identity.ID]int32
 }
 
 // Lookup returns the entry of a relay.
@@ -134,7 +135,21 @@ func VerifyConsensus(b []byte, net *Network) (*Consensus, error) {
 	c.body = env.Body
 	c.digest = digest
 	c.raw = bytes.Clone(b)
+	c.signatures = env.Signatures
 	return c, nil
+}
+
+// PeekConsensus returns which consensus a document says it is, and verifies nothing but its form.
+func PeekConsensus(b []byte) (period uint64, digest [32]byte, err error) {
+	env, digest, err := open(kindConsensus, "consensus", b, MaxConsensusSize)
+	if err != nil {
+		return 0, digest, err
+	}
+	var body consensusBody
+	if err := decodingBig.Unmarshal(env.Body, &body); err != nil {
+		return 0, digest, fail("consensus", ErrMalformed, "%v", err)
+	}
+	return body.Period, digest, nil
 }
 
 // verifySigners checks all signatures of a consensus; at least the threshold of the network's authorities must have signed,

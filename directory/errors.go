@@ -24,6 +24,8 @@ var (
 	ErrExpired = errors.New("expired")
 	// ErrFuture: not valid yet.
 	ErrFuture = errors.New("from the future")
+	// ErrWrongBase: a difference from another consensus than the one at hand.
+	ErrWrongBase = errors.New("from another consensus")
 	// ErrTooFewVotes: no consensus can be computed from so few votes.
 	ErrTooFewVotes = errors.New("too few votes")
 	// ErrMissing: no consensus can be computed without descriptors that are not at hand.
@@ -32,7 +34,7 @@ var (
 
 // Error explains what is wrong with a document. errors.Is finds its Reason.
 type Error struct {
-	// Document is the kind: "descriptor", "vote", "consensus", "signature", "ballot", "evidence", "network file".
+	// Document is the kind: "descriptor", "vote", "consensus", "signature", "difference", "ballot", "evidence", "network file".
 	Document string
 	// Reason is one of the sentinels of this package.
 	Reason error

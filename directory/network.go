@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -24,7 +25,10 @@ const (
 	// ValidPeriods is how many intervals a consensus is valid; it is fresh for one.
 	ValidPeriods = 24
 
-	// maxAuthorityAddress is the longest address of an authority in bytes: a DNS name and a port.
+	// MaxFallbacks is the highest number of fallback caches of a network.
+	MaxFallbacks = 128
+
+	// maxAuthorityAddress is the longest address of an authority or a fallback cache in bytes: a DNS name and a port.
 	maxAuthorityAddress = 260
 )
 
@@ -42,6 +46,17 @@ type Network struct {
 	// Authorities sign the consensus: 1 to MaxAuthorities, of different identities, nicknames and addresses. Real networks have
 	// at least 4: fewer cannot do without any single one, or outvote it.
 	Authorities []Authority
+	// Fallbacks are where clients get their first consensus, before they ask the authorities: at most MaxFallbacks, of different addresses, and none that is
+	// an authority's. Nobody believes them: what they serve is signed.
+	Fallbacks []Fallback
+}
+
+// Fallback is a cache that serves the consensus over HTTP to everybody: a relay with --dir-listen, or any web cache before one.
+type Fallback struct {
+	// Address is where it serves HTTP: host:port.
+	Address string
+	// Identity is that of the relay, for people and logs; zero if it is none, or does not matter.
+	Identity identity.ID
 }
 
 // Authority is one of those who agree on the consensus.
@@ -112,23 +127,49 @@ func (n *Network) Validate() error {
 			}
 		}
 	}
+	return n.validateFallbacks()
+}
+
+func (n *Network) validateFallbacks() error {
+	if len(n.Fallbacks) > MaxFallbacks {
+		return fmt.Errorf("%d fallback caches: at most %d are allowed", len(n.Fallbacks), MaxFallbacks)
+	}
+	seen := make(map[string]bool)
+	for _, a := range n.Authorities {
+		seen[a.Address] = true
+	}
+	for i, f := range n.Fallbacks {
+		err := checkHostPort(f.Address)
+		if err == nil && !f.Identity.IsZero() {
+			err = f.Identity.Check()
+		}
+		if err != nil {
+			return fmt.Errorf("fallback %d: %w", i+1, err)
+		}
+		if seen[f.Address] {
+			return fmt.Errorf("fallback %d: the address %s is that of an authority, or of another fallback", i+1, f.Address)
+		}
+		seen[f.Address] = true
+	}
 	return nil
 }
 
 func (a *Authority) validate() error {
-	if err := errors.Join(checkNickname(a.Nickname), a.Identity.Check()); err != nil {
-		return err
-	}
-	host, port, err := net.SplitHostPort(a.Address)
-	if err != nil || host == "" || len(a.Address) > maxAuthorityAddress {
-		return fmt.Errorf("address %q is not host:port", clip(a.Address))
+	return cmp.Or(errors.Join(checkNickname(a.Nickname), a.Identity.Check()), checkHostPort(a.Address))
+}
+
+// checkHostPort refuses what is not a host and a port other than 0.
+func checkHostPort(address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" || len(address) > maxAuthorityAddress {
+		return fmt.Errorf("address %q is not host:port", clip(address))
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return fmt.Errorf("address %q has no port from 1 to 65535", clip(a.Address))
+		return fmt.Errorf("address %q has no port from 1 to 65535", clip(address))
 	}
 	for _, c := range []byte(host) {
 		if !isAlphanumeric(c) && c != '.' && c != '-' && c != ':' {
-			return fmt.Errorf("address %q is not host:port", clip(a.Address))
+			return fmt.Errorf("address %q is not host:port", clip(address))
 		}
 	}
 	return nil

@@ -37,6 +37,7 @@ func TestPeriods(t *testing.T) {
 func TestNetworkFile(t *testing.T) {
 	net, _ := testNetwork(t, 4)
 	net.Params = Params{ParamLinkPadding: 0, "some-later-one": -7}
+	net.Fallbacks = []Fallback{{Address: "cache.example.org:80", Identity: testKey(t, "relay").ID()}, {Address: "[2001:db8::1]:9030"}}
 	text, err := net.MarshalText()
 	if err != nil {
 		t.Fatal(err)
@@ -57,6 +58,14 @@ func TestNetworkFile(t *testing.T) {
 	}
 	if _, ok := net.Authority(testKey(t, "stranger").ID()); ok {
 		t.Error("a stranger is an authority")
+	}
+	many := *net
+	many.Fallbacks = make([]Fallback, MaxFallbacks+1)
+	for i := range many.Fallbacks {
+		many.Fallbacks[i].Address = "10.0.0.1:" + strconv.Itoa(i+1)
+	}
+	if err := many.Validate(); err == nil || !strings.Contains(err.Error(), "at most 128") {
+		t.Errorf("%d fallback caches: %v", len(many.Fallbacks), err)
 	}
 	net.Name = "UPPER"
 	if _, err := net.MarshalText(); err == nil {
@@ -125,6 +134,7 @@ func TestNetworkFileLine(t *testing.T) {
 func FuzzNetwork(f *testing.F) {
 	net, _ := testNetwork(f, 4)
 	f.Add(net.AppendTOML(nil))
+	net.Fallbacks = []Fallback{{Address: "cache.example.org:80", Identity: testKey(f, "relay").ID()}, {Address: "[2001:db8::1]:9030"}}
 	net.Params = Params{ParamLinkPadding: 1}
 	f.Add(net.AppendTOML(nil))
 	f.Add([]byte("name = \"x\"\n[[authority]]\n"))

@@ -26,6 +26,12 @@ type networkFile struct {
 	Required    string           `toml:"required-version"`
 	Params      map[string]int64 `toml:"params"`
 	Authorities []authorityTable `toml:"authority"`
+	Fallbacks   []fallbackTable  `toml:"fallback"`
+}
+
+type fallbackTable struct {
+	Address  string `toml:"address"`
+	Identity string `toml:"identity"`
 }
 
 type authorityTable struct {
@@ -56,7 +62,7 @@ func ParseNetwork(b []byte) (*Network, error) {
 		if line := lineOfKey(string(b), key); line > 0 {
 			where = fmt.Sprintf("line %d: ", line)
 		}
-		return nil, fail(name, ErrMalformed, "%sunknown key %q; known are name, interval, recommended-version, required-version, [params], [[authority]] with nickname, identity and address",
+		return nil, fail(name, ErrMalformed, "%sunknown key %q; known are name, interval, recommended-version, required-version, [params], [[authority]] with nickname, identity and address, [[fallback]] with address and identity",
 			where, clip(key.String()))
 	}
 	n, err := file.network()
@@ -80,6 +86,16 @@ func (f *networkFile) network() (*Network, error) {
 			return nil, fmt.Errorf("authority %d: %w", i+1, err)
 		}
 		n.Authorities = append(n.Authorities, Authority{Nickname: a.Nickname, Identity: id, Address: a.Address})
+	}
+	for i, f := range f.Fallbacks {
+		fallback := Fallback{Address: f.Address}
+		if f.Identity != "" {
+			var err error
+			if fallback.Identity, err = identity.ParseID(f.Identity); err != nil {
+				return nil, fmt.Errorf("fallback %d: %w", i+1, err)
+			}
+		}
+		n.Fallbacks = append(n.Fallbacks, fallback)
 	}
 	if err := n.Validate(); err != nil {
 		return nil, err
@@ -129,6 +145,18 @@ interval = %s
 		}
 		b = fmt.Appendf(b, "[[authority]]\nnickname = %s\nidentity = %s\naddress = %s\n",
 			strconv.Quote(a.Nickname), strconv.Quote(a.Identity.String()), strconv.Quote(a.Address))
+	}
+	if len(n.Fallbacks) > 0 {
+		b = append(b, "\n# Caches where clients get their first consensus before they ask the authorities. Nobody has to trust them.\n"...)
+	}
+	for i, f := range n.Fallbacks {
+		if i > 0 {
+			b = append(b, '\n')
+		}
+		b = fmt.Appendf(b, "[[fallback]]\naddress = %s\n", strconv.Quote(f.Address))
+		if !f.Identity.IsZero() {
+			b = fmt.Appendf(b, "identity = %s\n", strconv.Quote(f.Identity.String()))
+		}
 	}
 	return b
 }

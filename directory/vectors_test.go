@@ -51,6 +51,7 @@ type vectors struct {
 	Votes       []voteVector       `json:"votes"`
 	Consensus   consensusVector    `json:"consensus"`
 	Signatures  []hexBytes         `json:"consensus_signatures"` // of the authorities that signed, for the exchange
+	Difference  differenceVector   `json:"difference"`
 	Ballot      ballotVector       `json:"ballot"`
 	Evidence    evidenceVector     `json:"evidence"`
 	Batch       batchVector        `json:"descriptor_batch"`
@@ -175,6 +176,17 @@ type consensusVector struct {
 	Signers    []string            `json:"signers"`
 	ETag       string              `json:"etag"`
 	sealed
+}
+
+// differenceVector leads from the consensus to that of the next period.
+type differenceVector struct {
+	Now      int64               `json:"now"` // when the next one is valid
+	Path     string              `json:"path"`
+	From     hexBytes            `json:"from"`
+	Relays   []entryVector       `json:"next_relays"`
+	Next     hexBytes            `json:"next_document"`
+	Fields   []map[string]string `json:"fields"` // the CBOR of each, by name, in their order
+	Document hexBytes            `json:"document"`
 }
 
 // failureVector is a document that is not accepted at this time.
@@ -352,6 +364,8 @@ func makeDescriptors() (list []descriptorVector) {
 		d.sealed = sealDescriptor(listed(d.fields()), relayKeys(signer))
 		list = append(list, d)
 	}
+	rotated := func(d *descriptorVector) { d.Sequence, d.OnionKey = d.Sequence+1, vectorSeed("guard, next onion key") }
+	add("guard, next onion key", "guard", rotated)
 	add("guard", "guard", func(d *descriptorVector) { d.Rate, d.Uptime, d.Contact = 5000, 864_000, "Opérateur <op@example.org>" })
 	exit := func(d *descriptorVector) {
 		d.Sequence, d.Suite, d.Version, d.ExitPolicy, d.Rate = 5, 2, "1.0.0-rc.1+x_y", "80,443,8000-8999/443", 1_000_000_000_000
@@ -574,9 +588,100 @@ func consensusSigners() []keyVector {
 	return list
 }
 
-func (c *consensusVector) body(columns [][]byte) []byte {
-	return array(text("example"), number(vectorInterval), number(vectorPeriod), parameters(c.Params), array(text(c.Versions[0]), text(c.Versions[1])),
+func (c *consensusVector) body(columns [][]byte) []byte { return c.bodyOf(vectorPeriod, columns) }
+
+func (c *consensusVector) bodyOf(period uint64, columns [][]byte) []byte {
+	return array(text("example"), number(vectorInterval), number(period), parameters(c.Params), array(text(c.Versions[0]), text(c.Versions[1])),
 		values(c.Random), listed(columns))
+}
+
+// makeDifference returns what doc/spec.md section 7 makes of the consensus and a next one in which "crowd c" is gone, "unpopular" has come, the guard has
+// another weight and another onion key, the exit another policy and other families, and the other of the crowd the flag Fast.
+func makeDifference(c consensusVector, descriptors []descriptorVector) (d differenceVector) {
+	d.Now, d.From, d.Path = vectorNow+vectorInterval, c.BodyDigest, fmt.Sprintf("/cepa/v1/consensus/from/%x", []byte(c.BodyDigest))
+	var dropped, flagPlaces, weightPlaces, keyPlaces, restPlaces []uint64
+	var flags, weights [][]byte
+	var keys []byte
+	var rest []entryVector
+	kept := uint64(0)
+	for i, e := range c.Relays {
+		if e.Descriptor == "crowd c" {
+			dropped = append(dropped, uint64(i))
+			continue
+		}
+		switch e.Descriptor {
+		case "guard":
+			e = entryVector{Descriptor: "guard, next onion key", Flags: e.Flags, Weight: 1150}
+			weightPlaces, weights = append(weightPlaces, kept), append(weights, signedNumber(1150-1000))
+			keyPlaces, keys = append(keyPlaces, kept), append(keys, byName(descriptors, e.Descriptor).OnionKey...)
+		case "exit, newer":
+			e.Descriptor = "exit, older"
+			restPlaces, rest = append(restPlaces, kept), append(rest, e)
+		default:
+			e.Flags |= fast
+			flagPlaces, flags = append(flagPlaces, kept), append(flags, number(fast))
+		}
+		d.Relays = append(d.Relays, e)
+		kept++
+	}
+	added := []entryVector{{Descriptor: "unpopular", Flags: running, Weight: 77}}
+	d.Relays = append(d.Relays, added...)
+	sortRelays(d.Relays, descriptors)
+	_, columns := makeColumns(d.Relays, descriptors)
+	other := consensusVector{
+		Params: map[string]int64{"x-negative": -7}, Versions: []string{"0.10", "0.1"}, Random: []hexBytes{vectorSeed("previous"), vectorSeed("current")},
+	}
+	signers := consensusSigners()
+	next := seal("cepa/1 consensus", fmt.Sprint("cepa/1 consensus ", vectorPeriod+1), other.bodyOf(vectorPeriod+1, columns), signers...)
+	d.Next = next.Document
+
+	gaps := func(places []uint64) []byte {
+		var items [][]byte
+		after := uint64(0)
+		for _, p := range places {
+			items = append(items, number(p-after))
+			after = p + 1
+		}
+		return listed(items)
+	}
+	_, addedColumns := makeColumns(added, descriptors)
+	names, restColumns := makeColumns(rest, descriptors)
+	for i, name := range names {
+		switch name {
+		case "identity gaps", "weights":
+			restColumns[i] = array()
+		case "identities", "onion keys", "flags":
+			restColumns[i] = octets(nil)
+		}
+	}
+	var wire [][]byte
+	for i, k := range signers {
+		wire = append(wire, array(octets(k.Certificate), octets(next.Signatures[i])))
+	}
+	var fields [][]byte
+	add := func(name string, field []byte) {
+		fields = append(fields, field)
+		d.Fields = append(d.Fields, map[string]string{name: hex.EncodeToString(field)})
+	}
+	add("kind", text("cepa/1 consensus difference"))
+	add("from", octets(d.From))
+	add("period", number(vectorPeriod+1))
+	add("parameters", parameters(other.Params))
+	add("versions", array(text(other.Versions[0]), text(other.Versions[1])))
+	add("random values", values(other.Random))
+	add("dropped", gaps(dropped))
+	add("added", listed(addedColumns))
+	add("flag places", gaps(flagPlaces))
+	add("flags", listed(flags))
+	add("weight places", gaps(weightPlaces))
+	add("weights", listed(weights))
+	add("key places", gaps(keyPlaces))
+	add("keys", octets(keys))
+	add("rest places", gaps(restPlaces))
+	add("rest", listed(restColumns))
+	add("signatures", listed(wire))
+	d.Document = listed(fields)
+	return d
 }
 
 // makeColumns encodes the relays of a consensus, column by column.
@@ -614,7 +719,15 @@ func makeColumns(relays []entryVector, descriptors []descriptorVector) (names []
 		}
 		return list
 	}
-	raw("identities", func(d *descriptorVector) []byte { return d.Identity })
+	var gaps [][]byte
+	last := uint16(0)
+	for _, e := range relays {
+		head := binary.BigEndian.Uint16(byName(descriptors, e.Descriptor).Identity)
+		gaps = append(gaps, number(uint64(uint32(head)-uint32(last))&0xffff_ffff))
+		last = head
+	}
+	add("identity gaps", listed(gaps))
+	raw("identities", func(d *descriptorVector) []byte { return d.Identity[2:] })
 	raw("onion keys", func(d *descriptorVector) []byte { return d.OnionKey })
 	raw("suites", func(d *descriptorVector) []byte { return []byte{d.Suite} })
 	raw("name sizes", func(d *descriptorVector) []byte { return []byte{byte(len(d.Nickname))} })
@@ -631,15 +744,27 @@ func makeColumns(relays []entryVector, descriptors []descriptorVector) (names []
 			return b
 		})
 	}
-	raw("ports", func(d *descriptorVector) (b []byte) {
+	ports := func(d *descriptorVector) (list []uint16) {
 		for _, a := range append(addresses(d, true), addresses(d, false)...) {
-			b = binary.BigEndian.AppendUint16(b, a.Port())
+			list = append(list, a.Port())
+		}
+		return list
+	}
+	raw("ports", func(d *descriptorVector) []byte { return binary.BigEndian.AppendUint16(nil, ports(d)[0]) })
+	raw("more ports", func(d *descriptorVector) (b []byte) {
+		for _, p := range ports(d)[1:] {
+			b = binary.BigEndian.AppendUint16(b, p-ports(d)[0])
 		}
 		return b
 	})
-	_, items := each(func(_ *descriptorVector, e entryVector) []byte { return number(uint64(e.Flags)) })
-	add("flags", listed(items))
-	_, items = each(func(_ *descriptorVector, e entryVector) []byte { return number(e.Weight) })
+	var planes []byte
+	for shift := 0; shift < 32; shift += 8 {
+		for _, e := range relays {
+			planes = append(planes, byte(e.Flags>>shift))
+		}
+	}
+	add("flags", octets(planes))
+	_, items := each(func(_ *descriptorVector, e entryVector) []byte { return number(e.Weight) })
 	add("weights", listed(items))
 	tabled("policies", "policy", func(d *descriptorVector) string { return d.ExitPolicy })
 	tabled("versions", "version", func(d *descriptorVector) string { return d.Version })
@@ -674,12 +799,13 @@ func networkFile() string {
 	for i := range 4 {
 		b += fmt.Sprintf("\n[[authority]]\nnickname = \"auth%d\"\nidentity = \"%x\"\naddress = \"203.0.113.%d:9030\"\n", i+1, authorityKeys(fmt.Sprint("authority ", i+1)).Identity, i+1)
 	}
+	b += fmt.Sprintf("\n[[fallback]]\naddress = \"198.51.100.9:9030\"\nidentity = \"%x\"\n\n[[fallback]]\naddress = \"198.51.100.10:80\"\n", relayKeys("guard").Identity)
 	return b
 }
 
 func makeVectors() vectors {
 	v := vectors{
-		About:   "Documents of the directory, doc/spec.md sections 6 to 8 and 11. The consensus is what the rules make of the four votes. A failure is refused at its time.",
+		About:   "Documents of the directory, doc/spec.md sections 6 to 8 and 11. The consensus is what the rules make of the four votes, the difference leads from it to a next one. A failure is refused at its time.",
 		Now:     vectorNow,
 		Network: networkFile(),
 	}
@@ -702,6 +828,7 @@ func makeVectors() vectors {
 		v.Signatures = append(v.Signatures, exchanged("cepa/1 consensus signature", "example", v.Consensus.BodyDigest, k))
 	}
 	v.Ballot, v.Evidence, v.Batch = makeBallot(v.Votes), makeEvidence(), makeBatch(v.Descriptors)
+	v.Difference = makeDifference(v.Consensus, v.Descriptors)
 	f := failures{vectors: &v}
 	f.descriptors()
 	f.votes()
@@ -709,6 +836,7 @@ func makeVectors() vectors {
 	f.evidence()
 	f.consensuses()
 	f.signatures()
+	f.differences()
 	f.networkFiles()
 	v.Failures = f.list
 	return v
@@ -935,14 +1063,22 @@ func (f *failures) consensuses() {
 		change(columns)
 		f.add(kind, name, "ErrMalformed", sealConsensus(c.body(columns), signers...).Document)
 	}
-	relays("a relay that is not valid", func(c [][]byte) { c[9] = array(number(1), number(3), number(3), number(3)) })
-	relays("flags of a relay are missing", func(c [][]byte) { c[9] = array(number(3), number(3), number(3)) })
-	relays("flag 512", func(c [][]byte) { c[9] = array(number(3), number(3), number(3), number(512+3)) })
-	relays("a policy that no relay has", func(c [][]byte) { c[11] = array(text("*"), text("80"), text("none")) })
-	relays("policies not sorted", func(c [][]byte) { c[11] = array(text("none"), text("*")) })
-	relays("a policy beyond the table", func(c [][]byte) { c[12] = array(number(0), number(1), number(1), number(2)) })
-	relays("a byte too many in the ports", func(c [][]byte) { c[8] = octets(make([]byte, 15)) })
-	relays("an IPv4 address too few", func(c [][]byte) { c[6] = octets(make([]byte, 16)) })
+	flags := func(low, high byte) []byte {
+		return octets([]byte{low, 3, 3, 3, high, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	}
+	relays("an identity beyond the last", func(c [][]byte) { c[0] = array(number(1), number(1), number(1), number(65533)) })
+	relays("an identity gap that is too large", func(c [][]byte) { c[0] = array(number(1), number(1<<32-1), number(1), number(1)) })
+	relays("an identity gap too few", func(c [][]byte) { c[0] = array(number(1), number(1), number(1)) })
+	relays("a relay that is not valid", func(c [][]byte) { c[11] = flags(1, 0) })
+	relays("flags of a relay are missing", func(c [][]byte) { c[11] = octets(make([]byte, 15)) })
+	relays("flag 512", func(c [][]byte) { c[11] = flags(3, 2) })
+	relays("a policy that no relay has", func(c [][]byte) { c[13] = array(text("*"), text("80"), text("none")) })
+	relays("policies not sorted", func(c [][]byte) { c[13] = array(text("none"), text("*")) })
+	relays("a policy beyond the table", func(c [][]byte) { c[14] = array(number(0), number(1), number(1), number(2)) })
+	relays("a byte too many in the ports", func(c [][]byte) { c[9] = octets(make([]byte, 9)) })
+	relays("a port too few beyond the first", func(c [][]byte) { c[10] = octets(make([]byte, 4)) })
+	relays("a relay without address", func(c [][]byte) { c[6] = octets([]byte{0x40, 0x20, 0x10, 0x00}) })
+	relays("an IPv4 address too few", func(c [][]byte) { c[7] = octets(make([]byte, 16)) })
 	swapped := slices.Clone(c.Relays)
 	slices.Reverse(swapped)
 	_, columns := makeColumns(swapped, f.Descriptors)
@@ -987,6 +1123,60 @@ func (f *failures) signatures() {
 	f.add(kind, "1,025 bytes", "ErrTooLarge", append(good, make([]byte, 1025-len(good))...))
 }
 
+// differences changes one thing at a time in the difference.
+func (f *failures) differences() {
+	const kind = "difference"
+	d := f.Difference
+	var fields [][]byte
+	for _, m := range d.Fields {
+		for _, field := range m {
+			b, err := hex.DecodeString(field)
+			if err != nil {
+				panic(err)
+			}
+			fields = append(fields, b)
+		}
+	}
+	later := d.Now - vectorNow
+	change := func(name, err string, i int, field []byte) {
+		list := slices.Clone(fields)
+		list[i] = field
+		f.at(kind, name, err, listed(list), later)
+	}
+	change("another kind", "ErrMalformed", 0, text("cepa/1 consensus"))
+	change("from another consensus", "ErrWrongBase", 1, octets(vectorSeed("digest")))
+	change("of another period", "ErrBadSignature", 2, number(vectorPeriod+2))
+	change("another parameter", "ErrBadSignature", 3, parameters(map[string]int64{"x-negative": -8}))
+	change("another version", "ErrBadSignature", 4, array(text("0.11"), text("0.1")))
+	change("another random value", "ErrBadSignature", 5, values([]hexBytes{vectorSeed("x"), {}}))
+	change("a random value of 31 bytes", "ErrMalformed", 5, values([]hexBytes{vectorSeed("x")[:31], {}}))
+	change("a relay too far", "ErrMalformed", 6, array(number(4)))
+	change("nobody is dropped", "ErrBadSignature", 6, array())
+	change("no flags where there are places", "ErrMalformed", 9, array())
+	change("a weight below 0", "ErrMalformed", 11, array(signedNumber(-1001)))
+	change("another weight", "ErrBadSignature", 11, array(signedNumber(149)))
+	change("half a key", "ErrMalformed", 13, octets(make([]byte, 16)))
+	change("no place for the rest", "ErrMalformed", 14, array())
+	change("two signatures", "ErrUndersigned", 16, func() []byte {
+		var wire [][]byte
+		for _, k := range consensusSigners()[:2] {
+			digest := sha256.Sum256(bodyOf(d.Next))
+			wire = append(wire, array(octets(k.Certificate), octets(ed25519.Sign(ed25519.NewKeyFromSeed(k.SigningSeed),
+				append(fmt.Append(nil, "cepa/1 consensus ", vectorPeriod+1), digest[:]...)))))
+		}
+		return listed(wire)
+	}())
+	f.at(kind, "a byte behind it", "ErrMalformed", append(bytes.Clone(d.Document), 0), later)
+	f.at(kind, "before the next consensus is valid", "ErrFuture", d.Document, later-60-301)
+	f.at(kind, "after the next consensus has expired", "ErrExpired", d.Document, later-60+24*3600)
+}
+
+// bodyOf returns the body of a consensus of more than 255 and less than 65,536 bytes.
+func bodyOf(document []byte) []byte {
+	rest := document[1+len(text("cepa/1 consensus")):]
+	return rest[3 : 3+int(binary.BigEndian.Uint16(rest[1:]))]
+}
+
 func (f *failures) networkFiles() {
 	change := func(name, old, new string) {
 		f.add("network file", name, "ErrMalformed", []byte(strings.Replace(f.Network, old, new, 1)))
@@ -1001,6 +1191,11 @@ func (f *failures) networkFiles() {
 	change("identity in capital letters", fmt.Sprintf("%x", f.Keys[0].Identity), fmt.Sprintf("%X", f.Keys[0].Identity))
 	change("no port", ":9030", "")
 	change("a parameter out of its bounds", "address = 2", "address = 0")
+	change("a fallback without port", "198.51.100.9:9030", "198.51.100.9")
+	change("a fallback at an authority's address", "198.51.100.9:9030", "203.0.113.1:9030")
+	change("a fallback twice", "198.51.100.9:9030", "198.51.100.10:80")
+	change("a fallback with a nickname", "[[fallback]]", "[[fallback]]\nnickname = \"a\"")
+	change("a fallback whose identity is none", "[[fallback]]\naddress = \"198.51.100.10:80\"", "[[fallback]]\nidentity = \"00\"\naddress = \"198.51.100.10:80\"")
 }
 
 func TestVectors(t *testing.T) {
@@ -1039,6 +1234,7 @@ func TestVectors(t *testing.T) {
 	c.descriptors()
 	votes := c.votes()
 	c.consensus(votes)
+	c.difference()
 	c.exchange(votes)
 	for _, f := range v.Failures {
 		if err := c.parse(f.Kind, f.Document, f.Now); !errors.Is(err, sentinel(f.Error)) || sentinel(f.Error) == nil {
@@ -1051,7 +1247,7 @@ func sentinel(name string) error {
 	return map[string]error{
 		"ErrMalformed": directory.ErrMalformed, "ErrTooLarge": directory.ErrTooLarge, "ErrWrongNetwork": directory.ErrWrongNetwork,
 		"ErrUnknownSigner": directory.ErrUnknownSigner, "ErrBadSignature": directory.ErrBadSignature, "ErrUndersigned": directory.ErrUndersigned,
-		"ErrExpired": directory.ErrExpired, "ErrFuture": directory.ErrFuture,
+		"ErrExpired": directory.ErrExpired, "ErrFuture": directory.ErrFuture, "ErrWrongBase": directory.ErrWrongBase,
 	}[name]
 }
 
@@ -1077,6 +1273,12 @@ func (c *checker) parse(kind string, document []byte, now int64) (err error) {
 		_, err = directory.ParseBallot(document, c.network)
 	case "evidence":
 		_, err = directory.ParseEvidence(document)
+	case "difference":
+		old, broken := directory.VerifyConsensus(c.v.Consensus.Document, c.network)
+		if broken != nil {
+			c.t.Fatal(broken)
+		}
+		_, err = directory.ApplyDiff(old, document, c.network, time.Unix(now, 0))
 	case "network file":
 		_, err = directory.ParseNetwork(document)
 	}
@@ -1223,6 +1425,28 @@ func (c *checker) exchange(votes []*directory.Vote) {
 	back, err := directory.ParseDescriptors(c.v.Batch.Answer, func(digest [32]byte) bool { return digest != digests[0] })
 	if err != nil || len(back) != 1 || back[0].Digest() != digests[1] {
 		c.t.Errorf("batch parsed as %v, error %v", back, err)
+	}
+}
+
+func (c *checker) difference() {
+	d := c.v.Difference
+	old, err := directory.VerifyConsensus(c.v.Consensus.Document, c.network)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	next, err := directory.ParseConsensus(d.Next, c.network, time.Unix(d.Now, 0))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	made, err := directory.Diff(old, next)
+	c.same("difference", made, d.Document, err)
+	got, err := directory.ApplyDiff(old, d.Document, c.network, time.Unix(d.Now, 0))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.same("difference, applied", got.Raw(), d.Next, nil)
+	if digest := old.Digest(); d.Path != mirror.PathDifference+hex.EncodeToString(digest[:]) {
+		c.t.Errorf("the difference is at %s", d.Path)
 	}
 }
 

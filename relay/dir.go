@@ -26,20 +26,22 @@ const (
 	maxDirHeader = 8 << 10
 )
 
-// dirServer serves the consensus over BEGIN_DIR streams. It is an http.Server
-// whose listener hands it streams.
+// dirServer serves the consensus over BEGIN_DIR streams, and over the connections of
+// ServeDir. It is an http.Server whose listener hands it both.
 type dirServer struct {
-	limits  *limits
-	streams chan net.Conn // never full: it has room for all that open admits
-	open    gauge
-	once    sync.Once
-	done    chan struct{} // closed by Close
-	server  *http.Server
-	serving sync.WaitGroup // the server's goroutines, one for each stream
+	limits    *limits
+	streams   chan net.Conn // never full: it has room for all that open and sockets admit
+	open      gauge
+	sockets   gauge // of ServeDir
+	addresses dirAddresses
+	once      sync.Once
+	done      chan struct{} // closed by Close
+	server    *http.Server
+	serving   sync.WaitGroup // the server's goroutines, one for each stream
 }
 
 func newDirServer(h http.Handler, l *limits) *dirServer {
-	d := &dirServer{limits: l, streams: make(chan net.Conn, l.dirStreams), done: make(chan struct{})}
+	d := &dirServer{limits: l, streams: make(chan net.Conn, l.dirStreams+l.dirSockets), done: make(chan struct{})}
 	d.server = &http.Server{
 		Handler: h, MaxHeaderBytes: maxDirHeader,
 		ReadTimeout: dirRequest, WriteTimeout: dirAnswer, IdleTimeout: dirIdle,
@@ -55,6 +57,8 @@ type dirStream struct {
 	*stream.Stream
 	release func()
 }
+
+func (s *dirStream) leave() { s.release() }
 
 // BeginDir implements stream.Handler.
 func (h *circuitHandler) BeginDir(s *stream.Stream) {
@@ -92,7 +96,7 @@ func (d *dirServer) state(c net.Conn, s http.ConnState) {
 	case http.StateNew:
 		d.serving.Add(1)
 	case http.StateClosed, http.StateHijacked:
-		c.(*dirStream).release()
+		c.(interface{ leave() }).leave()
 		d.serving.Done()
 	}
 }
@@ -109,7 +113,7 @@ func (d *dirServer) serve(ctx context.Context) {
 		select {
 		case c := <-d.streams:
 			c.Close()
-			c.(*dirStream).release()
+			c.(interface{ leave() }).leave()
 			continue
 		default:
 		}

@@ -38,6 +38,9 @@ type limits struct {
 	// dirStreams: streams to the directory, each a goroutine and some 10 KB; in
 	// all and for one circuit.
 	dirStreams, circuitDirStreams int64
+	// dirSockets: connections of plain HTTP to the directory; in all and from one
+	// address.
+	dirSockets, addressDirSockets int64
 }
 
 func defaultLimits() limits {
@@ -50,6 +53,7 @@ func defaultLimits() limits {
 		streams: 16384, circuitStreams: stream.DefaultMaxStreams,
 		lookups:    1024,
 		dirStreams: 512, circuitDirStreams: 16,
+		dirSockets: 256, addressDirSockets: 16,
 	}
 }
 
@@ -67,6 +71,7 @@ func (l *limits) fit(files int) {
 	l.clientLinks = min(l.clientLinks, n/2-n/8)
 	l.streams = min(l.streams, n/4)
 	l.lookups = min(l.lookups, n/16)
+	l.dirSockets = min(l.dirSockets, n/16)
 }
 
 // fitMemory lowers limits to what half of the memory holds at rest, so that there

@@ -127,6 +127,8 @@ type Relay struct {
 	memory  *memory // nil: no bound
 	dir     *dirServer
 	ctx     context.Context // ends with Serve
+	closing context.Context // ends when Serve is about to end; there before it begins
+	close   context.CancelFunc
 
 	addresses *addressBook
 	republish chan struct{} // capacity 1: the descriptor has become another
@@ -191,7 +193,7 @@ func New(cfg Config) (*Relay, error) {
 		}
 	}
 	r.mirror, err = mirror.New(mirror.Config{
-		Network: cfg.Network, Dial: r.limitedDial, Early: true, Store: cfg.Store,
+		Network: cfg.Network, Dial: r.limitedDial, Early: true, Archive: true, Store: cfg.Store,
 		Rand: cfg.Rand, Now: cfg.Now, Log: cfg.Log,
 	})
 	if err != nil {
@@ -206,6 +208,7 @@ func New(cfg Config) (*Relay, error) {
 	r.creator = newCreator(r)
 	r.memory = newMemory(r)
 	r.dir = newDirServer(r.mirror.Handler(), &r.limits)
+	r.closing, r.close = context.WithCancel(context.Background())
 	return r, nil
 }
 
@@ -274,6 +277,7 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r.ctx = ctx
+	defer r.close()
 	if err := r.renewAuth(); err != nil {
 		return err
 	}
@@ -297,6 +301,7 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	})
 	err := r.acceptLoop(ctx, ln)
 	cancel()
+	r.close()
 	r.mu.Lock()
 	r.closed = true
 	r.mu.Unlock()

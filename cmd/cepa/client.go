@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -51,7 +52,9 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	}
 	defer ln.Close()
 	warnOpenProxy(stderr, ln)
-	c, err := client.New(client.Config{Network: n.net, Files: n.dir, Log: n.log})
+	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
+	progress := progressPrinter{w: stdout}
+	c, err := client.New(client.Config{Network: n.net, Files: n.dir, Log: n.log, OnProgress: progress.print})
 	if err != nil {
 		return err
 	}
@@ -70,7 +73,6 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 			old <- err
 		}
 	}()
-	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
 	served := make(chan error, 1)
 	srv, err := newSocks(c, n.log)
 	if err != nil {
@@ -95,6 +97,47 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 			old = nil
 		}
 	}
+}
+
+const (
+	// progressStep is how many percent are worth another line for the same thing.
+	progressStep = 10
+	// problemEvery is how often a problem is shown that changes all the time.
+	problemEvery = 10 * time.Second
+)
+
+// progressPrinter tells how far a client has come, a line for each thing that it does.
+type progressPrinter struct {
+	w       io.Writer
+	percent int
+	summary string
+	problem string
+	told    time.Time // the problem was
+}
+
+func (p *progressPrinter) print(b client.Bootstrap) {
+	if b.Percent == client.PhaseReady.Percent() {
+		return // which is told otherwise
+	}
+	if b.Percent > p.percent && (b.Summary != p.summary || b.Percent >= p.percent+progressStep) || p.summary == "" {
+		fmt.Fprintf(p.w, "bootstrapped %d %%: %s\n", b.Percent, bootstrapText(b))
+		p.percent, p.summary = b.Percent, b.Summary
+	}
+	if b.Problem != "" && b.Problem != p.problem && time.Since(p.told) >= problemEvery {
+		fmt.Fprintf(p.w, "still at %d %%: %s\n", b.Percent, oneLine(b.Problem))
+		p.problem, p.told = b.Problem, time.Now()
+	}
+}
+
+// bootstrapText is what a client does, with the bytes of the consensus.
+func bootstrapText(b client.Bootstrap) string {
+	switch {
+	case b.Total > 0:
+		return fmt.Sprintf("%s, %s of %s", b.Summary, formatBytes(float64(b.Received)), formatBytes(float64(b.Total)))
+	case b.Received > 0:
+		return fmt.Sprintf("%s, %s", b.Summary, formatBytes(float64(b.Received)))
+	}
+	return b.Summary
 }
 
 // warnOpenProxy tells when others could use the SOCKS port: it asks for no

@@ -31,6 +31,7 @@ const reducedPolicy = "20-21,22,23,43,53,79-81,88,110,143,194,220,389,443,464,46
 type relayOptions struct {
 	nodeFlags
 	listen, nickname, contact, rate, burst string
+	dirListen                              string
 	addresses, families                    []string
 	exit                                   bool
 	exitPolicy, resolver                   string
@@ -54,7 +55,8 @@ choose, and cannot read them. With --exit it also opens connections to the
 internet for them; what they do there carries your address, so read up on that
 first. Without it, nothing but traffic between relays leaves this machine.`,
 		Example: `  cepa relay --network network.toml --listen :9001 --address 203.0.113.7:9001 --bandwidth-rate 2MB/s
-  cepa relay --network network.toml --listen :9001 --address 203.0.113.7:9001 --exit --exit-policy 80,443`,
+  cepa relay --network network.toml --listen :9001 --address 203.0.113.7:9001 --exit --exit-policy 80,443
+  cepa relay --network network.toml --listen :9001 --address 203.0.113.7:9001 --dir-listen :9030`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.complete(cmd); err != nil {
@@ -86,6 +88,7 @@ func (o *relayOptions) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.configFile, "config", "", "file with more settings, in TOML with the names of these flags; flags given here go before it. SIGHUP reads it again, and changes rate, burst and quota")
 	f.StringVar(&o.listen, "listen", ":9001", "address to accept links on")
+	f.StringVar(&o.dirListen, "dir-listen", "", "address to serve the consensus on over plain HTTP too, such as :9030: for web caches and CDNs, and for the [[fallback]] tables of network files (default: only over links)")
 	f.StringSliceVar(&o.addresses, "address", nil, "address and port where others reach it (default that of --listen, when it names one)")
 	f.StringVar(&o.nickname, "nickname", "unnamed", "name for people: 1 to 19 letters and digits")
 	f.StringSliceVar(&o.families, "family", nil, "file with the key of a family that this relay is in (cepa family create), or with a certificate for it (cepa family sign); no circuit goes through two relays of one family")
@@ -236,12 +239,29 @@ func runRelay(ctx context.Context, o *relayOptions, stdout, stderr io.Writer) er
 	if err != nil {
 		return err
 	}
+	var dirLn net.Listener
+	if o.dirListen != "" {
+		if dirLn, err = listenFor("the directory's address", "--dir-listen", o.dirListen); err != nil {
+			ln.Close()
+			return err
+		}
+	}
 	n.serveStatus(func(s *nodeStatus) {
 		s.Relays = []relay.Status{r.Status()}
 		s.Versions = judgeVersion(r.Directory().Current(), version)
 	}, resource{setResource, relaySetHandler(r)})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if dirLn != nil {
+		n.wg.Add(1)
+		go func() {
+			defer n.wg.Done()
+			if err := r.ServeDir(ctx, dirLn); err != nil {
+				n.log.Error("the directory is no longer served over plain HTTP", "err", err)
+			}
+		}()
+		fmt.Fprintf(stdout, "consensus over plain HTTP on %s\n", dirLn.Addr())
+	}
 	n.wg.Add(1)
 	go func() {
 		defer n.wg.Done()

@@ -78,7 +78,7 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 	fmt.Fprintf(w, "cepa %s, %s of network %q, up %s\n", s.Version, s.Role, s.Network, s.Uptime.Round(time.Second))
 	printVersion(w, s.Version, s.Versions)
 	if c := s.Client; c != nil {
-		fmt.Fprintf(w, "\nClient: %d %%, %s\n", c.Bootstrap.Percent, c.Bootstrap.Summary)
+		fmt.Fprintf(w, "\nClient: %d %%, %s\n", c.Bootstrap.Percent, bootstrapText(c.Bootstrap))
 		if c.Bootstrap.Problem != "" {
 			fmt.Fprintf(w, "  last problem: %s\n", c.Bootstrap.Problem)
 		}

@@ -123,6 +123,7 @@ type Authority struct {
 	rules         directory.Rules // of the last vote; used by the schedule alone
 	packing       chan struct{}   // capacity 1: held while a vote is compressed
 	saving        chan struct{}   // capacity 1: held while descriptors or certificates are written
+	archive       *mirror.Archive // what is served: the newest consensus and differences to it
 }
 
 // New returns an authority with what its store holds. It neither listens nor dials before Serve and Run.
@@ -158,6 +159,7 @@ func New(cfg Config) (*Authority, error) {
 		refused:  make(map[[32]byte]bool),
 		packing:  make(chan struct{}, 1),
 		saving:   make(chan struct{}, 1),
+		archive:  mirror.NewArchive(cfg.Network, cfg.Store, cfg.Log),
 		newest:   make(map[identity.ID]*identity.Certificate),
 
 		dirtyEvidence: make(chan struct{}, 1),

@@ -44,11 +44,9 @@ const (
 
 func (a *Authority) newServer() *http.Server {
 	mux := http.NewServeMux()
-	mux.Handle(mirror.PathConsensus, mirror.Handler(func() *mirror.Document {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		return a.document
-	}))
+	consensus := a.archive.Handler()
+	mux.Handle(mirror.PathConsensus, consensus)
+	mux.Handle(mirror.PathDifference, consensus)
 	mux.HandleFunc("POST "+mirror.PathDescriptor, a.postDescriptor)
 	mux.HandleFunc("POST "+pathDescriptors, a.postDescriptors)
 	mux.HandleFunc("POST "+pathBallot, a.postBallot)

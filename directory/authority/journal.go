@@ -59,6 +59,7 @@ func (a *Authority) load() error {
 		return nil
 	}
 	a.document = mirror.NewDocument(c)
+	a.archive.Add(c)
 	return nil
 }
 
@@ -180,6 +181,7 @@ func (a *Authority) publish(c *directory.Consensus) {
 	a.notify()
 	a.mu.Unlock()
 	a.learnCertificates(c.Raw())
+	a.archive.Add(c)
 	if a.cfg.Store == nil {
 		return
 	}

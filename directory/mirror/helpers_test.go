@@ -37,6 +37,7 @@ type world struct {
 	network *directory.Network
 	hosts   []*simnet.Host
 	client  *simnet.Host
+	known   map[int]*directory.Descriptor // that were made, by number
 	log     *bytes.Buffer
 	mu      sync.Mutex // guards log
 	logger  *slog.Logger
@@ -54,6 +55,7 @@ func newWorld(t *testing.T, n int, interval time.Duration) *world {
 		t:       t,
 		sim:     simnet.New(simnet.Config{Default: simnet.LinkParams{Latency: 5 * time.Millisecond}}),
 		network: &directory.Network{Name: "test", Interval: interval},
+		known:   make(map[int]*directory.Descriptor),
 		log:     new(bytes.Buffer),
 	}
 	w.logger = slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -97,11 +99,14 @@ func (w *world) descriptors(numbers ...int) []*directory.Descriptor {
 	w.t.Helper()
 	var list []*directory.Descriptor
 	for _, i := range numbers {
-		d, err := directory.VerifyDescriptor(w.descriptor(i))
-		if err != nil {
-			w.t.Fatal(err)
+		if w.known[i] == nil {
+			d, err := directory.VerifyDescriptor(w.descriptor(i))
+			if err != nil {
+				w.t.Fatal(err)
+			}
+			w.known[i] = d
 		}
-		list = append(list, d)
+		list = append(list, w.known[i])
 	}
 	slices.SortFunc(list, func(a, b *directory.Descriptor) int { return a.Identity.Compare(b.Identity) })
 	return list

@@ -18,6 +18,8 @@ import (
 const (
 	PathConsensus  = "/cepa/v1/consensus"
 	PathDescriptor = "/cepa/v1/descriptor"
+	// PathDifference is followed by the digest of the consensus that the difference begins at, in lower-case hexadecimal.
+	PathDifference = PathConsensus + "/from/"
 )
 
 // MaxRequest is the largest body in bytes of a request from anybody.
@@ -26,8 +28,10 @@ const MaxRequest = 64 << 10
 const (
 	// answerTimeout is how long a server may take until its answer begins: it has everything in memory.
 	answerTimeout = 20 * time.Second
-	// fetchTimeout is how long a document may take: 1 MB at 20 KB/s, the lowest rate in the network, and some.
-	fetchTimeout = 2 * time.Minute
+	// postTimeout is how long publishing a descriptor may take.
+	postTimeout = 2 * time.Minute
+	// fetchTimeout is how long a document may take: 600 KB at 2 KB/s. What is slower is given up earlier.
+	fetchTimeout = 5 * time.Minute
 	// maxAnswerHeader is the longest head of an answer in bytes.
 	maxAnswerHeader = 8 << 10
 	// maxExplanation is how much of the text of a refusal is read, in bytes.
@@ -78,6 +82,11 @@ func NewHTTPClient(dial DialFunc) *http.Client {
 // Get fetches the document at path from the server at addr, decompressed, of at most limit bytes. etag is that of the document which the
 // caller has, or empty; if it is still the newest, the error is ErrNotModified. It returns the new ETag. A refusal is a *StatusError.
 func Get(ctx context.Context, client *http.Client, addr, path, etag string, limit int) ([]byte, string, error) {
+	return get(ctx, client, addr, path, etag, limit, func(*http.Response) error { return nil })
+}
+
+// get is Get with a look at each answer before its body is read.
+func get(ctx context.Context, client *http.Client, addr, path, etag string, limit int, look func(*http.Response) error) ([]byte, string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		return nil, "", fmt.Errorf("mirror: asking %s: %w", addr, err)
@@ -90,11 +99,16 @@ func Get(ctx context.Context, client *http.Client, addr, path, etag string, limi
 	if err != nil {
 		return nil, "", fmt.Errorf("mirror: %w", err)
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode == http.StatusNotModified && etag != "" {
-		return nil, etag, ErrNotModified
+	defer func() { resp.Body.Close() }()
+	if err := look(resp); err != nil {
+		return nil, "", err
 	}
-	if resp.StatusCode != http.StatusOK {
+	switch {
+	case resp.StatusCode == http.StatusNotModified && etag != "":
+		return nil, etag, ErrNotModified
+	case resp.StatusCode == http.StatusNoContent:
+		return nil, "", ErrNotModified
+	case resp.StatusCode != http.StatusOK:
 		return nil, "", refusal(resp)
 	}
 	body, err := readBody(resp.Body, resp.Header.Get("Content-Encoding"), limit)

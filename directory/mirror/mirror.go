@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"cepa/crypto/identity"
@@ -33,25 +34,19 @@ type Store interface {
 // storeName is the file of the last good consensus.
 const storeName = "consensus"
 
-// Source is where a consensus can be fetched from over HTTP.
-type Source struct {
-	// Name is for logs: the nickname of an authority or a relay.
-	Name string
-	// Address is host:port of the server. It is what Dial is called with; a Dial that opens a stream to a directory may ignore it.
-	Address string
-	// Dial opens the connection; net.Dialer's when nil.
-	Dial DialFunc
-}
-
 // Config is what a Mirror needs. Only Network must be set.
 type Config struct {
 	// Network says whose signatures count.
 	Network *directory.Network
 	// Dial opens connections to authorities; net.Dialer's when nil.
 	Dial DialFunc
-	// Sources returns where to fetch from next, given the current consensus (nil before the first). They are tried one after the other in
-	// random order. When the func is nil or returns none, the authorities are asked.
+	// Sources returns where to fetch from next, given the current consensus (nil before the first). When the func is nil or returns none, and when the
+	// consensus has lost half of its time, the network's fallback caches and authorities are asked, after these.
 	Sources func(current *directory.Consensus) []Source
+	// Archive keeps the last consensuses too, to serve differences.
+	Archive bool
+	// OnProgress, unless nil, hears how far each attempt has come. It is called by several goroutines and must not wait.
+	OnProgress func(Progress)
 	// Early fetches as soon as there should be something new, instead of leaving that time to those who serve others.
 	Early bool
 	// Store keeps the last good consensus across restarts; nothing is kept when nil.
@@ -66,9 +61,12 @@ type Config struct {
 
 // Mirror holds the newest consensus it could get. Its methods may be called by many goroutines at once.
 type Mirror struct {
-	cfg   Config
-	hurry chan struct{} // capacity 1: the next attempt is to come soon
-	woken chan struct{} // capacity 1: the date is to be looked at again
+	cfg       Config
+	hurry     chan struct{}  // capacity 1: the next attempt is to come soon
+	woken     chan struct{}  // capacity 1: the date is to be looked at again
+	archive   *Archive       // nil: nothing is kept but the current one
+	strikes   map[string]int // of each source; Run's
+	wholeOnly atomic.Bool    // the last difference was not good
 
 	mu       sync.Mutex
 	current  *Document // nil until the first
@@ -102,7 +100,13 @@ func New(cfg Config) (*Mirror, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	m := &Mirror{cfg: cfg, hurry: make(chan struct{}, 1), woken: make(chan struct{}, 1), changed: make(chan struct{}), departed: make(map[identity.ID]departure)}
+	m := &Mirror{
+		cfg: cfg, hurry: make(chan struct{}, 1), woken: make(chan struct{}, 1), strikes: make(map[string]int), changed: make(chan struct{}),
+		departed: make(map[identity.ID]departure),
+	}
+	if cfg.Archive {
+		m.archive = NewArchive(cfg.Network, cfg.Store, cfg.Log)
+	}
 	m.load()
 	return m, nil
 }
@@ -199,8 +203,13 @@ func (m *Mirror) IsRelayAddr(ip netip.Addr) bool {
 	return m.addrs[ip.Unmap()]
 }
 
-// Handler serves the current consensus at PathConsensus.
-func (m *Mirror) Handler() http.Handler { return Handler(m.document) }
+// Handler serves the current consensus at PathConsensus and, with Config.Archive, differences at PathDifference.
+func (m *Mirror) Handler() http.Handler {
+	if m.archive != nil {
+		return m.archive.Handler()
+	}
+	return Handler(m.document)
+}
 
 // Add takes a signed consensus that the caller got somewhere. It is verified like a fetched one; errors are those of
 // directory.ParseConsensus and ErrOlder. One that the mirror has already is not an error.
@@ -209,6 +218,11 @@ func (m *Mirror) Add(b []byte) error {
 	if err != nil {
 		return err
 	}
+	return m.accept(c)
+}
+
+// accept takes a verified consensus, unless it is older than the one at hand.
+func (m *Mirror) accept(c *directory.Consensus) error {
 	if cur := m.Current(); cur != nil {
 		if c.Period < cur.Period {
 			return fmt.Errorf("%w: period %d after %d", ErrOlder, c.Period, cur.Period)
@@ -234,17 +248,23 @@ func (m *Mirror) Add(b []byte) error {
 // set makes c the current consensus unless a newer one has become it meanwhile.
 func (m *Mirror) set(c *directory.Consensus) {
 	doc := NewDocument(c)
+	if m.archive != nil {
+		m.archive.Add(c)
+		doc = m.archive.Newest()
+	}
 	now := m.cfg.Now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.current != nil {
 		old := m.current.consensus
-		if c.Period <= old.Period {
+		if doc.consensus.Period <= old.Period {
 			return
 		}
-		m.depart(old, c, now)
+		m.depart(old, doc.consensus, now)
 	}
+	c = doc.consensus
 	m.current = doc
+	m.wholeOnly.Store(false)
 	m.addrs = make(map[netip.Addr]bool)
 	for i := range c.Relays {
 		addAddrs(m.addrs, &c.Relays[i])

@@ -213,8 +213,9 @@ func TestSilentServer(t *testing.T) {
 		if _, err := m.Wait(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		if d := time.Since(start); d < answerTimeout || d > answerTimeout+time.Second {
-			t.Errorf("it took %v, want the %v of one timeout", d, answerTimeout)
+		// Others begin beside it, until one meets the right one.
+		if d := time.Since(start); d < youngFor || d > 4*youngFor {
+			t.Errorf("it took %v, want one to four times %v", d, youngFor)
 		}
 	})
 }

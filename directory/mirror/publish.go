@@ -16,7 +16,7 @@ var ErrNotPublished = errors.New("mirror: too few authorities accepted the descr
 // least Threshold accepted it: then it will be in the next consensus. Otherwise the error wraps ErrNotPublished and says what
 // each of the others answered (*StatusError for a refusal). dial is net.Dialer's when nil. The caller repeats it later.
 func Publish(ctx context.Context, network *directory.Network, dial DialFunc, descriptor []byte) error {
-	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, postTimeout)
 	defer cancel()
 	client := NewHTTPClient(dial)
 	defer client.CloseIdleConnections()

@@ -36,31 +36,47 @@ func (d *Document) ETag() string { return `"` + d.etag + `"` }
 // ServeHTTP answers GET and HEAD with the document, compressed if the client knows zstd, or with 304 if the client has it already.
 // Caches may keep it until it stops being fresh.
 func (d *Document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	served{d.etag, d.consensus, d.compressed, d.consensus.Raw}.serve(w, r)
+}
+
+// served is a document as a resource.
+type served struct {
+	etag          string               // without quotes
+	consensus     *directory.Consensus // whose times are those of the resource
+	packed, plain func() []byte
+}
+
+func (s served) serve(w http.ResponseWriter, r *http.Request) {
 	head := w.Header()
 	head.Set("Vary", "Accept-Encoding")
-	head.Set("Last-Modified", d.consensus.ValidAfter.UTC().Format(http.TimeFormat))
-	head.Set("Expires", d.consensus.FreshUntil.UTC().Format(http.TimeFormat))
-	body, tag := d.consensus.Raw(), d.ETag()
-	if AcceptsZstd(r) {
-		body, tag = d.compressed(), `"`+d.etag+`-zstd"`
-		head.Set("Content-Encoding", "zstd")
+	head.Set("Last-Modified", s.consensus.ValidAfter.UTC().Format(http.TimeFormat))
+	head.Set("Expires", s.consensus.FreshUntil.UTC().Format(http.TimeFormat))
+	zstd := AcceptsZstd(r)
+	tag := `"` + s.etag + `"`
+	if zstd {
+		tag = `"` + s.etag + `-zstd"`
 	}
 	head.Set("ETag", tag)
-	if matches(r.Header.Get("If-None-Match"), d.etag) {
-		head.Del("Content-Encoding")
+	if matches(r.Header.Get("If-None-Match"), s.etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
+	body := s.plain
+	if zstd {
+		head.Set("Content-Encoding", "zstd")
+		body = s.packed
+	}
+	b := body()
 	head.Set("Content-Type", "application/cbor")
-	head.Set("Content-Length", strconv.Itoa(len(body)))
+	head.Set("Content-Length", strconv.Itoa(len(b)))
 	if r.Method == http.MethodHead {
 		return
 	}
-	_, _ = w.Write(body) // a client that went away is its own affair
+	_, _ = w.Write(b) // a client that went away is its own affair
 }
 
 func (d *Document) compressed() []byte {
-	d.compressing.Do(func() { d.packed = directory.Compress(d.consensus.Raw()) })
+	d.compressing.Do(func() { d.packed = d.consensus.Compressed() })
 	return d.packed
 }
 
