@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cepa/crypto/identity"
 	"cepa/directory"
 )
 
@@ -60,10 +61,18 @@ now. It says who signed and when it is valid. The exit code is 1 when it is not 
 	return cmd
 }
 
+// authoritiesOf returns the network where its authorities are to have signed, else nil.
+func authoritiesOf(d *directory.Document, n *directory.Network) *directory.Network {
+	if d.Kind == directory.KindDescriptor || d.Kind == directory.KindCertificate && d.Certificate.Purpose != identity.PurposeConsensus {
+		return nil
+	}
+	return n
+}
+
 func verifiedJSON(d *directory.Document, n *directory.Network, now time.Time, problem error) *documentJSON {
 	out := jsonOf(d)
 	out.Relays = nil // show has them
-	out.Signers = signersJSON(d.Signers, n)
+	out.Signers = signersJSON(d.Signers, authoritiesOf(d, n))
 	out.Verified = &verificationJSON{Good: problem == nil, At: now.UTC().Truncate(time.Second)}
 	if problem != nil {
 		out.Verified.Problem = problem.Error()
@@ -104,7 +113,7 @@ func showVerified(w io.Writer, path string, d *directory.Document, n *directory.
 		fmt.Fprintf(tw, "  network\t%s, %d authorities\n", d.Network.Name, len(d.Network.Authorities))
 	}
 	if d.Kind != directory.KindNetwork {
-		showSigners(tw, d.Signers, n)
+		showSigners(tw, d.Signers, authoritiesOf(d, n))
 	}
 	if err := tw.Flush(); err != nil {
 		return err

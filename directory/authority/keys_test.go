@@ -43,13 +43,13 @@ func (c *cluster) renew(i int, d time.Duration) *SigningKey {
 	return k
 }
 
-// TestOfflineIdentity: four authorities without their identities, and a client, over two months. Their operators renew the keys when they are
+// TestOfflineIdentity: four authorities without their identities, and a client, over three weeks. Their operators renew the keys when they are
 // reminded, one of them too late. Each day has its consensus, and the client notices nothing of it.
 func TestOfflineIdentity(t *testing.T) {
 	offline := func(_ int, cfg *Config) { cfg.Key = nil }
 	inBubble(t, 4, day, offline, func(t *testing.T, c *cluster) {
 		for i := range 4 {
-			c.renew(i, 30*day)
+			c.renew(i, 10*day)
 		}
 		c.start(0, 1, 2, 3)
 		m, err := mirror.New(mirror.Config{Network: c.network, Dial: c.client.Dial, Log: c.logger})
@@ -62,27 +62,27 @@ func TestOfflineIdentity(t *testing.T) {
 		defer func() { cancel(); <-done }()
 		began := c.network.Period(time.Now())
 		const late = 3
-		for d := uint64(1); d <= 60; d++ {
+		for d := uint64(1); d <= 20; d++ {
 			period := began + d
 			sleepUntil(c.network.PeriodStart(period).Add(18 * time.Hour))
 			switch d {
-			case 24: // after some reminders
-				c.renew(0, 30*day)
-				c.renew(1, 30*day)
-			case 27: // not waiting for the next vote
-				c.renew(2, 30*day)
+			case 8: // after some reminders
+				c.renew(0, 10*day)
+				c.renew(1, 10*day)
+			case 9: // not waiting for the next vote
+				c.renew(2, 10*day)
 				if err := c.running[2].Reload(); err != nil {
 					t.Error(err)
 				}
-			case 35:
-				c.renew(late, 30*day)
-			case 50:
+			case 12:
+				c.renew(late, 10*day)
+			case 16:
 				for i := range 4 {
-					c.renew(i, 30*day)
+					c.renew(i, 10*day)
 				}
 			}
 			want := 4
-			if d > 30 && d <= 35 {
+			if d > 10 && d <= 12 {
 				want = 3
 			}
 			if got := c.agreed(period); len(got.Signers) != want {
@@ -101,15 +101,14 @@ func TestOfflineIdentity(t *testing.T) {
 			}
 			return n
 		}
-		// In the last third of each key's time, until it is renewed: of the first, days 20 to 24, 24, 27 and 30; of the second, from days 44 and 47
-		// to 50.
-		for _, name := range []string{"auth0", "auth1", "auth2", "auth3"} {
-			if got := count(name, "the signing key expires soon"); got < 9 || got > 14 {
-				t.Errorf("%s: reminded on %d days, want about 10", name, got)
+		// In the last third of each key's time, until it is renewed: from day 6 of the first to the vote after the renewal, and from days 15 and 16 of the second.
+		for name, want := range map[string]int{"auth0": 5, "auth1": 5, "auth2": 5, "auth3": 4} {
+			if got := count(name, "the signing key expires soon"); got < want-1 || got > want+1 {
+				t.Errorf("%s: reminded on %d days, want %d", name, got, want)
 			}
 		}
-		if n := count("auth3", "the signing key has expired"); n < 4 || n > 7 {
-			t.Errorf("the one that was late said so %d times in 5 days", n)
+		if n := count("auth3", "the signing key has expired"); n < 2 || n > 4 {
+			t.Errorf("the one that was late said so %d times in 3 days", n)
 		}
 		if n := count("auth0", "the signing key has expired"); n != 0 {
 			t.Error("one that was renewed in time says that its key has expired")
