@@ -83,6 +83,8 @@ type Authority struct {
 	now    func() time.Time
 	log    *slog.Logger
 
+	verified directory.Verified // signatures of ballots
+
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // what Close waits for

@@ -572,25 +572,3 @@ func TestFetchDescriptors(t *testing.T) {
 		}
 	})
 }
-
-// TestBallotsAreCheap: a ballot that was accepted is not verified again, however often it comes.
-func TestBallotsAreCheap(t *testing.T) {
-	inBubble(t, 4, interval, nil, func(t *testing.T, c *cluster) {
-		c.start(0, 1, 2, 3)
-		synctest.Wait()
-		period := c.network.Period(time.Now()) + 1
-		sleepUntil(c.running[0].planned(period).compute)
-		_, ballot := c.do("GET", fmt.Sprintf("%s/%d", pathBallot, period), "", nil)
-		for range 3 {
-			if resp, text := c.do("POST", pathBallot, "", []byte(ballot)); resp.StatusCode != 200 {
-				t.Errorf("%d %q", resp.StatusCode, text)
-			}
-		}
-		c.running[0].mu.Lock()
-		defer c.running[0].mu.Unlock()
-		r := c.running[0].rounds[period]
-		if !r.ballots[sha256.Sum256([]byte(ballot))] || len(r.ballots) > 8 {
-			t.Errorf("%d ballots are remembered", len(r.ballots))
-		}
-	})
-}
