@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"slices"
+	"sync"
 
 	"cepa/crypto/identity"
 )
@@ -132,8 +133,53 @@ func compareHeads(x, y Head) int {
 	return cmp.Or(x.Authority.Compare(y.Authority), slices.Compare(x.Digest[:], y.Digest[:]))
 }
 
+// Verified remembers which signatures and certificates of ballots are good, so that nobody can make an authority verify the same ones again and
+// again, in whatever ballots they come. The zero value is ready; a nil one remembers nothing. It may be used by many goroutines at once.
+type Verified struct {
+	mu   sync.Mutex
+	good map[[32]byte]struct{}
+}
+
+// maxVerified is how many signatures are remembered, each with 32 bytes: many rounds of the largest network. Then all are forgotten.
+const maxVerified = 1 << 15
+
+// known reports whether ok was called with the same parts.
+func (v *Verified) known(key [32]byte) bool {
+	if v == nil {
+		return false
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	_, ok := v.good[key]
+	return ok
+}
+
+// add remembers that what the key stands for is good.
+func (v *Verified) add(key [32]byte) {
+	if v == nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.good == nil || len(v.good) >= maxVerified {
+		v.good = make(map[[32]byte]struct{})
+	}
+	v.good[key] = struct{}{}
+}
+
+// verifiedKey stands for a certificate at a time (then there is no signature), or a signature with it on a message.
+func verifiedKey(certificate, message, signature []byte) [32]byte {
+	b := fmt.Appendf(nil, "%d %d ", len(certificate), len(signature))
+	return sha256.Sum256(slices.Concat(b, certificate, signature, message))
+}
+
 // ParseBallot parses a ballot of the network and verifies every signature in it. Errors are *Error.
 func ParseBallot(b []byte, net *Network) (*Ballot, error) {
+	return (*Verified)(nil).ParseBallot(b, net)
+}
+
+// ParseBallot is ParseBallot, but for signatures that are known to be good.
+func (v *Verified) ParseBallot(b []byte, net *Network) (*Ballot, error) {
 	const name = "ballot"
 	if limit := net.MaxBallotSize(); len(b) > limit {
 		return nil, fail(name, ErrTooLarge, "%d bytes: at most %d are allowed", len(b), limit)
@@ -151,7 +197,7 @@ func ParseBallot(b []byte, net *Network) (*Ballot, error) {
 	if len(w.Heads) > MaxHeads*len(net.Authorities) {
 		return nil, fail(name, ErrMalformed, "%d heads of %d authorities", len(w.Heads), len(net.Authorities))
 	}
-	certificates, err := w.certificates(net)
+	certificates, err := w.certificates(net, v)
 	if err != nil {
 		return nil, err
 	}
@@ -160,8 +206,12 @@ func ParseBallot(b []byte, net *Network) (*Ballot, error) {
 			return signatureWire{}, identity.ID{}, fail(name, ErrMalformed, "index beyond the certificates")
 		}
 		cert := certificates[index]
-		if !identity.Verify(cert.Subject, signedMessage(kind, digest), signature) {
-			return signatureWire{}, identity.ID{}, fail(name, ErrBadSignature, "a signature of %s does not fit", cert.Identity.Short())
+		message := signedMessage(kind, digest)
+		if key := verifiedKey(w.Certificates[index], message, signature); !v.known(key) {
+			if !identity.Verify(cert.Subject, message, signature) {
+				return signatureWire{}, identity.ID{}, fail(name, ErrBadSignature, "a signature of %s does not fit", cert.Identity.Short())
+			}
+			v.add(key)
 		}
 		return signatureWire{Certificate: w.Certificates[index], Signature: signature}, cert.Identity, nil
 	}
@@ -196,13 +246,16 @@ func ParseBallot(b []byte, net *Network) (*Ballot, error) {
 }
 
 // certificates verifies those of a ballot, each once.
-func (w *ballotWire) certificates(net *Network) ([]*identity.Certificate, error) {
+func (w *ballotWire) certificates(net *Network, v *Verified) ([]*identity.Certificate, error) {
 	const name = "ballot"
 	list := make([]*identity.Certificate, len(w.Certificates))
 	for i, b := range w.Certificates {
 		cert, err := identity.ParseCertificate(b)
-		if err == nil {
-			err = cert.Verify(net.PeriodStart(w.Period), identity.PurposeConsensus)
+		key := verifiedKey(b, fmt.Append(nil, w.Period), nil)
+		if err == nil && !v.known(key) {
+			if err = cert.Verify(net.PeriodStart(w.Period), identity.PurposeConsensus); err == nil {
+				v.add(key)
+			}
 		}
 		if err != nil {
 			return nil, fail(name, ErrBadSignature, "%v", err)

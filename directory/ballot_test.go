@@ -52,6 +52,18 @@ func TestBallot(t *testing.T) {
 		t.Fatalf("parsed %+v, %v, want %+v", got, err, want)
 	}
 	refuseMutations(t, b, func(b []byte) error { _, err := ParseBallot(b, network); return err })
+	// Who knows the signatures already, in another ballot, comes to the same and does not verify them again.
+	var warm Verified
+	for _, h := range want.Heads {
+		if _, err := warm.ParseBallot(EncodeBallot(network.Name, &Ballot{Period: want.Period, Heads: []Head{h}}), network); err != nil {
+			t.Fatal(err)
+		}
+	}
+	known := len(warm.good)
+	if got, err := warm.ParseBallot(b, network); err != nil || !reflect.DeepEqual(got, want) || len(warm.good) != known || known == 0 {
+		t.Errorf("parsed %+v, %v; %d signatures known, then %d", got, err, known, len(warm.good))
+	}
+	refuseMutations(t, b, func(b []byte) error { _, err := warm.ParseBallot(b, network); return err })
 	for name, c := range map[string]struct {
 		change func(*Ballot)
 		reason error

@@ -1,5 +1,5 @@
 // Package directory holds the documents from which a client learns about relays: descriptors (a relay about itself), votes
-// (an authority about all relays), the consensus (what the authorities agree on), and the network file that names the
+// (an authority about all relays), ballots (who knows of which vote), the consensus (what the authorities agree on), and the network file that names the
 // authorities. It is pure: documents are signed, parsed, verified and computed here, and fetched elsewhere.
 //
 // # Format
@@ -9,8 +9,8 @@
 //	[ kind (text), body (byte string), signatures [ [ certificate (146), signature (64) ], … ] ]
 //
 // The body is itself CBOR. A signature is made by the key that the certificate names, for the purpose of the kind, over
-// kind || SHA-256(body), and for the consensus over kind || space || period in decimal || SHA-256(body). The certificate names the
-// signer; signatures are sorted by it. Parsers are strict: what they accept is exactly what this package
+// kind || SHA-256(body), for the consensus over kind || space || period in decimal || SHA-256(body), and for a vote over
+// kind || space || network || space || period in decimal || SHA-256(body). The certificate names the signer; signatures are sorted by it. Parsers are strict: what they accept is exactly what this package
 // would write again (they do write it again and compare), so a document has one form, and nothing can hide in it.
 //
 // Times are whole Unix seconds, rates are KB/s (1 KB = 1000 bytes).

@@ -208,7 +208,7 @@ func lieAtRandom(liars []*liar, p plan, seed uint64, bomb []byte) {
 // honest authorities and as they want it.
 func TestLiars(t *testing.T) {
 	bomb := directory.Compress(make([]byte, 2*directory.MaxVoteSize))
-	for _, size := range []struct{ n, liars, periods, long int }{{4, 1, 12, 400}, {7, 2, 5, 120}, {10, 3, 2, 40}} {
+	for _, size := range []struct{ n, liars, periods, long int }{{4, 1, 8, 400}, {7, 2, 3, 120}, {10, 3, 1, 40}} {
 		t.Run(fmt.Sprintf("%d of %d", size.liars, size.n), func(t *testing.T) {
 			t.Parallel()
 			periods := size.periods

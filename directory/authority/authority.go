@@ -93,7 +93,8 @@ type Authority struct {
 	now    func() time.Time
 	log    *slog.Logger
 
-	signing atomic.Pointer[SigningKey] // signs votes and consensuses
+	signing  atomic.Pointer[SigningKey] // signs votes and consensuses
+	verified directory.Verified         // signatures of ballots
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc

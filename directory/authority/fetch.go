@@ -37,7 +37,7 @@ func (a *Authority) pullBallots(ctx context.Context, r *round) {
 			if err != nil {
 				return // it is not up, or has none
 			}
-			ballot, err := directory.ParseBallot(b, a.cfg.Network)
+			ballot, err := a.verified.ParseBallot(b, a.cfg.Network)
 			if err == nil && ballot.Period == r.period {
 				err = a.addBallot(ballot)
 			}

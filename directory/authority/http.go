@@ -36,8 +36,6 @@ const (
 	idleTimeout = 30 * time.Second
 	// minPacked is the size in bytes from which a document is worth compressing.
 	minPacked = 512
-	// maxBallots is how many ballots of a round are remembered, each with 32 bytes: all that honest authorities send, and many more.
-	maxBallots = 4096
 	// maxHeader is the longest head of a request in bytes.
 	maxHeader = 8 << 10
 )
@@ -128,12 +126,7 @@ func (a *Authority) postBallot(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	digest := sha256.Sum256(b)
-	if a.seenBallot(digest) {
-		answer(w)
-		return
-	}
-	ballot, err := directory.ParseBallot(b, a.cfg.Network)
+	ballot, err := a.verified.ParseBallot(b, a.cfg.Network)
 	if err != nil {
 		a.log.Debug("ballot is refused", "error", err) // anybody can send one
 		refuse(w, err)
@@ -143,28 +136,7 @@ func (a *Authority) postBallot(w http.ResponseWriter, r *http.Request) {
 		refuse(w, err)
 		return
 	}
-	a.rememberBallot(ballot.Period, digest)
 	answer(w)
-}
-
-// seenBallot reports whether these bytes have been accepted before: to verify them again would be work that anybody could cause.
-func (a *Authority) seenBallot(digest [32]byte) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, r := range a.rounds {
-		if r.ballots[digest] {
-			return true
-		}
-	}
-	return false
-}
-
-func (a *Authority) rememberBallot(period uint64, digest [32]byte) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if r := a.rounds[period]; r != nil && len(r.ballots) < maxBallots {
-		r.ballots[digest] = true
-	}
 }
 
 // getBallot hands out all heads that count.

@@ -71,7 +71,6 @@ type round struct {
 	unsent     bool // something counts that the last ballot did not have
 	signatures map[identity.ID]*directory.Signature
 	extra      map[[32]byte]*directory.Descriptor // fetched for this round
-	ballots    map[[32]byte]bool                  // digests of what was accepted
 }
 
 // candidate is a head and what is known of it.
@@ -165,7 +164,6 @@ func (a *Authority) inRound(period uint64, now time.Time) *round {
 			authors:    make(map[identity.ID][]*candidate),
 			signatures: make(map[identity.ID]*directory.Signature),
 			extra:      make(map[[32]byte]*directory.Descriptor),
-			ballots:    make(map[[32]byte]bool),
 		}
 		a.rounds[period] = r
 	}
