@@ -50,7 +50,7 @@ const (
 	retryPart, retryLeast = 12, 5 * time.Second
 	// It stops being running when its last passed test is so long ago, as a multiple of a quarter: 45 minutes.
 	patienceQuarters, patienceLeast = 3, 30 * time.Second
-	// One that is not running, or never was, after this, and twice that each time: 1 minute, at most 1 hour, and 6 hours if it never was.
+	// One that is not running, or never was, after againLeast, then after this, and twice that each time: 1 minute, at most 1 hour, and 6 hours if it never was.
 	againPart, againLeast  = 60, 5 * time.Second
 	downMost, strangerMost = 1, 6
 )

@@ -154,7 +154,11 @@ func (p *Prober) judge(r *relay, passed bool, now time.Time) {
 	if r.reached {
 		most = t.downMost
 	}
-	r.due = now.Add(p.upTo(min(t.again<<min(r.failures-1, 20), most)))
+	wait := againLeast // it may just be starting
+	if r.failures > 1 {
+		wait = min(t.again<<min(r.failures-2, 20), most)
+	}
+	r.due = now.Add(p.upTo(wait))
 }
 
 // checkConnection finds out whether it is this authority that is cut off: more than half of the running relays fail. mu is held.
