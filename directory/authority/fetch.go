@@ -257,8 +257,8 @@ func (a *Authority) fetchDescriptors(ctx context.Context, digests [][32]byte, go
 					}
 					got(d)
 				}
-				if len(list) < len(batch) {
-					break // the next one may have more
+				if err != nil {
+					break // on to the next one
 				}
 			}
 		}
