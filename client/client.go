@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -98,6 +99,11 @@ type Config struct {
 	// Dial opens connections to the guard and, before there is a consensus,
 	// to authorities; net.Dialer's when nil. It must heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Reachable tells which addresses of guards this machine can connect to, as far as it knows; all when nil. Guards
+	// without any are passed over, and do not count as tried.
+	Reachable func(netip.AddrPort) bool
+	// Home names the place of Files, if it is not empty: another one with the same guards is a copy, which New warns of.
+	Home string
 	// Ready is how many unused circuits are kept, at most 32; 2 when 0.
 	Ready   int
 	Pool    *cell.Pool
@@ -113,6 +119,8 @@ type Client struct {
 	mirror *mirror.Mirror
 	links  *link.Pool
 	guards *guards
+	// vanguards are for circuits that others can make this client build.
+	vanguards *vanguards
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -150,8 +158,16 @@ func New(cfg Config) (*Client, error) {
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits, phase: PhaseConsensus,
 	}
 	var err error
-	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {
+	var moved bool
+	if c.guards, moved, err = loadGuards(cfg); err != nil {
 		return nil, err
+	}
+	if c.vanguards, err = loadVanguards(cfg); err != nil {
+		return nil, err
+	}
+	if moved {
+		cfg.Log.Warn("the guards come from another directory; if they are a copy and both are used, both can be linked by them: "+
+			"move the file away in one, unless this is a backup put back, or a directory that moved", "file", guardsFile)
 	}
 	if c.mirror, err = c.newMirror(); err != nil {
 		return nil, err
@@ -231,6 +247,7 @@ func (c *Client) Close() error {
 	}
 	c.links.Close()
 	c.wg.Wait()
+	c.guards.flush()
 	if already {
 		return ErrClosed
 	}

@@ -45,11 +45,11 @@ func (c *Client) dialDir(ctx context.Context, _, _ string) (net.Conn, error) {
 	defer cancel()
 	stop := context.AfterFunc(c.ctx, cancel)
 	defer stop()
-	chooser, cons, err := c.paths(ctx)
+	chooser, _, err := c.paths(ctx)
 	if err != nil {
 		return nil, err
 	}
-	guard, l, err := c.guardLink(ctx, chooser, cons)
+	guard, l, err := c.guardLink(ctx, chooser)
 	if err != nil {
 		return nil, err
 	}

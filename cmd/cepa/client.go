@@ -14,7 +14,8 @@ import (
 // clientOptions are the flags of `cepa client`.
 type clientOptions struct {
 	nodeFlags
-	socks string
+	socks      string
+	guardPorts string
 }
 
 func newClient() *cobra.Command {
@@ -34,10 +35,15 @@ circuit.`,
 	}
 	o.register(cmd, "client")
 	cmd.Flags().StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS and HTTP proxy port")
+	cmd.Flags().StringVar(&o.guardPorts, "guard-ports", "", "ports at which a firewall lets this machine connect to guards, such as 80,443 (default all)")
 	return cmd
 }
 
 func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) error {
+	ports, err := parsePorts("--guard-ports", o.guardPorts)
+	if err != nil {
+		return err
+	}
 	n, err := openNode(&o.nodeFlags, "client", stderr)
 	if err != nil {
 		return err
@@ -49,7 +55,9 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	}
 	defer ln.Close()
 	warnOpenProxy(stderr, ln)
-	c, err := client.New(client.Config{Network: n.net, Files: n.dir, Log: n.log})
+	c, err := client.New(client.Config{
+		Network: n.net, Files: n.dir, Log: n.log, Reachable: reachable(ports), Home: homeOf(o.dataDir),
+	})
 	if err != nil {
 		return err
 	}
@@ -57,7 +65,7 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	n.serveStatus(func(s *nodeStatus) {
 		cs := c.Status()
 		s.Client, s.Socks = &cs, ln.Addr().String()
-	})
+	}, resource{pathResource, pathHandler(c)})
 	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
 	served := make(chan error, 1)
 	srv, err := newSocks(c, n.log)
