@@ -33,7 +33,7 @@ const (
 // State has changed.
 func (g *Guards) Count(id identity.ID, o Outcome) (gaveUp bool) {
 	m := g.find(id)
-	if m == nil || m.Tried == 0 || !m.in() {
+	if m == nil || m.Tried == 0 || !m.in() || g.chooser == nil {
 		return false
 	}
 	switch o {

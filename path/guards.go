@@ -218,7 +218,7 @@ func (g *Guards) Update(ch *Chooser, rand io.Reader, day Day, fits func(*directo
 	for ; fit < SampleSize && sample < maxSample && len(g.list) < maxRecords; fit, sample = fit+1, sample+1 {
 		r, err := g.draw(rand, fits)
 		if errors.Is(err, ErrNoPath) {
-			if sample == 0 {
+			if len(g.list) == 0 {
 				return changed, err
 			}
 			return changed, nil // all that there are
@@ -226,14 +226,20 @@ func (g *Guards) Update(ch *Chooser, rand io.Reader, day Day, fits func(*directo
 		if err != nil {
 			return changed, err
 		}
-		life, err := uniform(rand, LifeMax-LifeMin+1)
+		life, err := drawLife(rand)
 		if err != nil {
 			return changed, err
 		}
-		g.list = append(g.list, &member{relay: r, GuardRecord: GuardRecord{Relay: r.Identity, Sampled: day, Life: LifeMin + int(life)}})
+		g.list = append(g.list, &member{relay: r, GuardRecord: GuardRecord{Relay: r.Identity, Sampled: day, Life: life}})
 		changed = true
 	}
 	return changed, nil
+}
+
+// drawLife draws for how many days a guard is kept.
+func drawLife(rand io.Reader) (int, error) {
+	x, err := uniform(rand, LifeMax-LifeMin+1)
+	return LifeMin + int(x), err
 }
 
 // age brings one guard up to date, and reports whether it is still worth remembering.

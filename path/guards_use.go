@@ -84,17 +84,18 @@ func (g *Guards) Start(rand io.Reader, id identity.ID, now time.Time) (undo func
 	if m == nil {
 		return nil, fmt.Errorf("path: guard %s was not drawn", id.Short())
 	}
+	// Drawn anew: of those that were in the sample for long, the ones with short lives are not there any more.
+	life, err := drawLife(rand)
+	if err != nil {
+		return nil, err
+	}
 	list, record, lastNew := slices.Clone(g.list), m.GuardRecord, g.lastNew
 	if !m.in() {
 		// It starts anew, behind all others.
-		life, err := uniform(rand, LifeMax-LifeMin+1)
-		if err != nil {
-			return nil, err
-		}
-		m.GuardRecord = GuardRecord{Relay: id, Sampled: g.day, Life: LifeMin + int(life), Unlisted: m.Unlisted}
+		m.GuardRecord = GuardRecord{Relay: id, Sampled: g.day, Unlisted: m.Unlisted}
 		g.list = append(slices.DeleteFunc(g.list, func(o *member) bool { return o == m }), m)
 	}
-	m.Tried, g.lastNew = g.day, now
+	m.Life, m.Tried, g.lastNew = life, g.day, now
 	return func() { g.list, m.GuardRecord, g.lastNew = list, record, lastNew }, nil
 }
 
