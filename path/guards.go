@@ -133,6 +133,7 @@ type Guards struct {
 	abandoned Day
 	lastNew   time.Time // when one was tried that was not before
 	lastGood  time.Time // when any last worked
+	trouble   time.Time // since when FewGuards fail and none has worked; zero otherwise
 }
 
 // member is a guard, and what need not survive a restart.

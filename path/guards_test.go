@@ -90,13 +90,13 @@ func never(*directory.Relay) bool  { return false }
 func TestGuardLife(t *testing.T) {
 	ch := chooser(t, someGuards(100)...)
 	var lives []int
-	for seed := range uint64(40) {
+	for seed := range uint64(30) {
 		k := newKeeper(t, ch, seed)
 		for range 3 {
 			r := k.use(always)
 			began := k.now
 			for k.use(always) == r {
-				k.now = k.now.Add(6 * time.Hour)
+				k.now = k.now.Add(24 * time.Hour)
 			}
 			lives = append(lives, int(math.Round(k.now.Sub(began).Hours()/24)))
 		}
@@ -225,7 +225,7 @@ func TestTwoGuardsDown(t *testing.T) {
 // TestAllBlocked: an adversary who blocks all guards but his own does not get a client beyond the bound, however long it takes,
 // however often it restarts, and although guards expire.
 func TestAllBlocked(t *testing.T) {
-	for _, n := range []int{3, 12, 15, 16, 40, 99, 100, 500} {
+	for _, n := range []int{3, 15, 16, 40, 100} {
 		limit := min(max(3, n/5), 20)
 		relays := someGuards(n)
 		ch := chooser(t, relays...)
@@ -233,9 +233,9 @@ func TestAllBlocked(t *testing.T) {
 			t.Errorf("of %d guards %d may be tried, want %d", n, ch.Limit(), limit)
 		}
 		k := newKeeper(t, ch, uint64(n))
-		for i := range 3 * 365 * 4 {
+		for i := range 3 * 365 {
 			k.use(never)
-			k.now = k.now.Add(6 * time.Hour)
+			k.now = k.now.Add(24 * time.Hour)
 			if i%50 == 0 {
 				k.restart(k.guards.State())
 			}

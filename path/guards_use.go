@@ -13,14 +13,15 @@ import (
 // Next returns the guard to use, of those for which use (if not nil) is true:
 //
 //  1. the first in order that was tried and does not fail;
-//  2. else one that was not tried yet, or one that served before and left the sample, if there may be one: the limit allows it,
+//  2. else, of those that fail and may be tried again by now, the one whose last attempt is longest ago;
+//  3. else one that was not tried yet, or one that served before and left the sample, if there may be one: the limit allows it,
 //     and fewer than FewGuards fail, or for long enough;
-//  3. else, of those that fail, the one whose last attempt is longest ago.
+//  4. else, of those that fail, the one whose last attempt is longest ago.
 //
 // Whoever is about to connect to a guard for which Tried is false calls Start, and stores the State, before. Next returns nil
 // when use refuses all. The error wraps ErrNoGuard: nobody that may be used is listed. Update comes before the first Next.
 func (g *Guards) Next(now time.Time, use func(*directory.Relay) bool) (*directory.Relay, error) {
-	var oldest *member
+	var oldest, due *member
 	listed, failing := false, 0
 	for _, m := range g.list {
 		if !m.in() || m.relay == nil || m.Tried == 0 {
@@ -30,15 +31,23 @@ func (g *Guards) Next(now time.Time, use func(*directory.Relay) bool) (*director
 		if m.fails > 0 {
 			failing++
 		}
-		switch {
-		case use != nil && !use(m.relay):
-		case m.fails == 0:
+		if use != nil && !use(m.relay) {
+			continue
+		}
+		if m.fails == 0 {
 			return m.relay, nil
-		case oldest == nil || m.failed.Before(oldest.failed):
+		}
+		if oldest == nil || m.failed.Before(oldest.failed) {
 			oldest = m
 		}
+		if !now.Before(m.retry) && (due == nil || m.failed.Before(due.failed)) {
+			due = m
+		}
 	}
-	if m := g.another(use); m != nil && (failing < FewGuards || now.Sub(g.lastNew) >= pause(failing)) {
+	if due != nil {
+		return due.relay, nil
+	}
+	if m := g.another(use); m != nil && (failing < FewGuards || g.waited(now, failing)) {
 		return m.relay, nil
 	}
 	if !listed && g.another(nil) == nil {
@@ -50,9 +59,11 @@ func (g *Guards) Next(now time.Time, use func(*directory.Relay) bool) (*director
 	return oldest.relay, nil
 }
 
-// pause is how long after the last new guard the next may be tried, when so many fail.
-func pause(failing int) time.Duration {
-	return min(newPause<<min(max(failing-FewGuards, 0), 10), maxNewPause)
+// waited reports whether another guard may be tried although FewGuards or more fail: the pause for so many has passed, since the
+// last new one and since it has been so many.
+func (g *Guards) waited(now time.Time, failing int) bool {
+	pause := min(newPause<<min(failing-FewGuards, 10), maxNewPause)
+	return now.Sub(g.lastNew) >= pause && !g.trouble.IsZero() && now.Sub(g.trouble) >= pause
 }
 
 // another returns the guard that comes next when those in the sample that were tried do not serve: one not tried yet, within
@@ -114,6 +125,9 @@ func (g *Guards) Note(rand io.Reader, id identity.ID, worked bool, now time.Time
 			m.retry = now.Add(backoff(rand, m.fails))
 		}
 		m.failed = now
+		if g.trouble.IsZero() && g.failing() >= FewGuards {
+			g.trouble = now
+		}
 		return false
 	}
 	back := m.fails > 0 && m.failed.After(g.lastGood)
@@ -125,12 +139,22 @@ func (g *Guards) Note(rand io.Reader, id identity.ID, worked bool, now time.Time
 			o.fails, o.retry = 1, now
 		}
 	}
-	g.lastGood = now
+	g.lastGood, g.trouble = now, time.Time{}
 	if m.First == 0 && m.Tried != 0 && m == g.first() {
 		m.First = g.day
 		return true
 	}
 	return false
+}
+
+// failing counts the guards that could be used and fail.
+func (g *Guards) failing() (n int) {
+	for _, m := range g.list {
+		if m.in() && m.relay != nil && m.fails > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // first returns the first guard in order that was tried and could be used now, whether it works or not.
