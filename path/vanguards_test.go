@@ -64,7 +64,7 @@ func TestVanguardLives(t *testing.T) {
 		v := newVanguards(t, VanguardState{})
 		start := time.Unix(1_700_000_000, 0)
 		since := [2]map[Vanguard]time.Time{{}, {}} // one may be drawn again, for another time
-		var lives [2][]float64 // hours
+		var lives [2][]float64                     // hours
 		for now := start; now.Sub(start) < 400*24*time.Hour; now = now.Add(time.Hour) {
 			before := v.State()
 			v = newVanguards(t, before)
