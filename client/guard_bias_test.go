@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"cepa/path"
 )
 
 // TestGuardGivenUp: a guard behind which no circuit comes about is given up at the 150th, one warning says so, and it stays so
@@ -15,14 +17,22 @@ func TestGuardGivenUp(t *testing.T) {
 		_, outs := w.small(exit("9.9.9.9"), exit("9.9.9.9"))
 		files := newMemory()
 		c := w.readyClient(func(cfg *Config) { cfg.Files = files })
-		first := table(c)[0].path[0].Identity
+		guard := table(c)[0].path[0]
+		first := guard.Identity
+		for range 98 {
+			c.countCircuit(guard, path.CircuitFailed)
+		}
 		for _, n := range outs {
 			n.halt()
 		}
-		for range 400 {
+		for range 70 {
 			c.newCircuit(w.within(time.Minute), want{}, false, nil) // the exits are down
 		}
 		all := c.Status().Guards
+		second, _ := c.mirror.Current().Lookup(guardList(c)[1])
+		for range 300 {
+			c.countCircuit(second, path.CircuitFailed)
+		}
 		if all[0].Relay != first || !strings.HasPrefix(all[0].State, "given up") || all[0].Circuits != 150 {
 			t.Errorf("the guard is %+v", all[0])
 		}

@@ -64,9 +64,6 @@ func newGuards(t testing.TB, files Files) *guards {
 func attempt(t testing.TB, g *guards, ch *path.Chooser, works func(identity.ID) bool) (tried []identity.ID) {
 	t.Helper()
 	seen := map[identity.ID]bool{}
-	if changed, err := g.all.Update(ch, g.rand, path.DayOf(time.Now()), g.fits); changed && err == nil {
-		_ = g.storeLocked()
-	}
 	for _, r := range g.due() {
 		g.note(r.Identity, works(r.Identity))
 	}
@@ -409,7 +406,7 @@ func TestGuardsFileChecksum(t *testing.T) {
 		}
 		changed := 0
 		for i, c := range good {
-			if c < '0' || c > '9' {
+			if c < '0' || c > '9' || i%11 != 0 && i > 200 {
 				continue
 			}
 			bad := bytes.Clone(good)
@@ -423,7 +420,7 @@ func TestGuardsFileChecksum(t *testing.T) {
 				t.Fatalf("digit %d was changed in %q: %v", i, bad[max(0, i-20):i+1], err)
 			}
 		}
-		if changed < 500 {
+		if changed < 60 {
 			t.Errorf("only %d digits were changed", changed)
 		}
 		if err := os.WriteFile(dir.Path(guardsFile), good, 0o600); err != nil {
