@@ -69,7 +69,7 @@ func (p plot) svg() string {
 	for i := range 6 {
 		x, y := maxX*float64(i)/5, maxY*float64(i)/5
 		fmt.Fprintf(&b, "<line x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\" stroke=\"#ddd\"/><text x=\"%.1f\" y=\"%.1f\" text-anchor=\"end\">%.3g</text>\n", left, width-right, py(y), py(y), left-5, py(y)+4, y)
-		fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.3g</text>\n", px(x), height-bottom+15, x)
+		fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%.4g</text>\n", px(x), height-bottom+15, x)
 	}
 	fmt.Fprintf(&b, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%s</text>\n", (left+width-right)/2, height-8, p.x)
 	fmt.Fprintf(&b, "<text x=\"14\" y=\"%.1f\" transform=\"rotate(-90 14 %.1f)\" text-anchor=\"middle\">%s</text>\n", height/2, height/2, p.y)
