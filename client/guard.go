@@ -64,7 +64,7 @@ func loadGuards(cfg Config) (g *guards, moved bool, err error) {
 		moved = home != "" && g.home != "" && home != g.home
 	}
 	if g.all, err = path.NewGuards(st, time.Now()); err != nil {
-		return nil, false, fmt.Errorf("client: guards: %w", damaged(guardsFile, err))
+		return nil, false, fmt.Errorf("client: guards: %w", damaged(g.files, guardsFile, err))
 	}
 	return g, moved, nil
 }

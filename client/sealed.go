@@ -39,13 +39,16 @@ func readSealed[T any](files Files, name string, version int, max int64) (state 
 		return state, "", err
 	}
 	if sum != s.Checksum {
-		return state, "", damaged(name, errors.New("its checksum is not that of its content"))
+		return state, "", damaged(files, name, errors.New("its checksum is not that of its content"))
 	}
 	return s.State, s.Home, nil
 }
 
 // damaged is the error of a file that is readable and not what it should be.
-func damaged(name string, err error) error {
+func damaged(files Files, name string, err error) error {
+	if p, ok := files.(interface{ Path(string) string }); ok {
+		name = p.Path(name)
+	}
 	return fmt.Errorf("%s cannot be used: %w; put back a good copy of it, or move it away to start without it", name, err)
 }
 

@@ -41,7 +41,7 @@ func loadVanguards(cfg Config) (*vanguards, error) {
 		}
 	}
 	if v.all, err = path.NewVanguards(st); err != nil {
-		return nil, fmt.Errorf("client: vanguards: %w", damaged(vanguardsFile, err))
+		return nil, fmt.Errorf("client: vanguards: %w", damaged(v.files, vanguardsFile, err))
 	}
 	return v, nil
 }
