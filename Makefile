@@ -9,7 +9,7 @@ FUZZTIME ?= 30s
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 TOOL      = $(GO) tool -modfile=$(CURDIR)/tools/go.mod
 
-.PHONY: build run test lint fuzz e2e e2e-programs bench soak clean help
+.PHONY: build run test lint fuzz e2e e2e-programs bench anonymity soak clean help
 
 build: ## one static binary, bin/cepa
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-X main.version=$(VERSION)" -o bin/cepa ./cmd/cepa
@@ -52,6 +52,10 @@ bench: build ## benchmarks of the rooms, then whole networks, in one process and
 	bench/run
 	RUNS=1 bench/roles
 
+anonymity: ## measures guards, paths and vanguards, and writes tables and plots to doc/anonymity
+	mkdir -p doc/anonymity
+	$(GO) test -count=1 -timeout 3h -v -run '^TestAnonymity' ./path -args -soak -anonymity $(CURDIR)/doc/anonymity
+
 soak: build e2e-programs ## the long campaigns: tests of the packages that know the flag -soak
 	@packages=$$(grep -rl --include='*_test.go' 'flag.Bool("soak"' . | xargs -r -n1 dirname | sort -u); \
 	if [ -z "$$packages" ]; then echo "no package has a long campaign"; exit 0; fi; \
@@ -61,4 +65,4 @@ clean: ## removes bin/
 	rm -rf bin
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-6s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-9s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)

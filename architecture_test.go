@@ -50,7 +50,7 @@ var arrows = map[string][]string{
 	"state":     {"crypto/identity"},
 
 	"directory/mirror": {"directory", "crypto/identity", "state"},
-	"path":             {"directory"},
+	"path":             {"directory", "crypto/identity"},
 	"circuit":          {"stream", "cell", "crypto/handshake", "crypto/layer"},
 	"link":             {"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace"},
 
@@ -75,7 +75,7 @@ var arrows = map[string][]string{
 	"control": {},
 
 	"cmd/cepa": {
-		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/probe", "directory/mirror", "directory",
+		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/probe", "directory/mirror", "directory", "path",
 		"cell", "crypto/handshake", "crypto/identity", "socks", "state", "virtual",
 	},
 }

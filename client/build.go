@@ -59,12 +59,12 @@ func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []
 func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) (*circ, error) {
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
-	chooser, cons, err := c.paths(ctx)
+	chooser, _, err := c.paths(ctx)
 	if err != nil {
 		return nil, err
 	}
 	c.reached(PhaseGuard)
-	guard, l, err := c.guardLink(ctx, chooser, cons)
+	guard, l, err := c.guardLink(ctx, chooser)
 	if err != nil {
 		return nil, err
 	}
@@ -106,8 +106,14 @@ func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directo
 		}
 		if err != nil {
 			o.Close()
+			if i > 0 {
+				c.countCircuit(relays[0], path.CircuitFailed)
+			}
 			return nil, &hopError{i + 1, r, err}
 		}
+	}
+	if len(relays) > 1 {
+		c.countCircuit(relays[0], path.CircuitBuilt)
 	}
 	return o, nil
 }

@@ -9,6 +9,7 @@ import (
 	"cepa/circuit"
 	"cepa/crypto/identity"
 	"cepa/directory"
+	"cepa/path"
 )
 
 // errBusy says that there are maxCircuits, and all are in use.
@@ -262,6 +263,7 @@ func (c *Client) keepTidy() {
 		select {
 		case <-tick.C:
 			c.tidy(time.Now())
+			c.probeGuards()
 			c.wantMore()
 		case <-c.ctx.Done():
 			return
@@ -302,10 +304,14 @@ func (c *Client) forget(x *circ) {
 	c.mu.Lock()
 	_, there := c.circuits[x.id]
 	delete(c.circuits, x.id)
-	if there && !x.assigned && time.Since(x.born) < youngAge {
+	young := there && !c.closed && time.Since(x.born) < youngAge
+	if young && !x.assigned {
 		c.lostYoung++
 	}
 	c.mu.Unlock()
+	if young { // apart: the reader of a link may be who calls, and the file may be written
+		c.spawn(func() { c.countCircuit(x.path[0], path.CircuitDied) })
+	}
 	c.wantMore()
 }
 

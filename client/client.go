@@ -12,6 +12,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -103,6 +104,11 @@ type Config struct {
 	// Dial opens connections to the guard and, before there is a consensus,
 	// to authorities; net.Dialer's when nil. It must heed its context.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Reachable tells which addresses of guards this machine can connect to, as far as it knows; all when nil. Guards
+	// without any are passed over, and do not count as tried.
+	Reachable func(netip.AddrPort) bool
+	// Home names the place of Files, if it is not empty: another one with the same guards is a copy, which New warns of.
+	Home string
 	// Ready is how many unused circuits are kept, at most 32; 2 when 0.
 	Ready int
 	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
@@ -122,6 +128,8 @@ type Client struct {
 	mirror *mirror.Mirror
 	links  *link.Pool
 	guards *guards
+	// vanguards are for circuits that others can make this client build.
+	vanguards *vanguards
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -165,8 +173,16 @@ func New(cfg Config) (*Client, error) {
 		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{},
 	}
 	var err error
-	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {
+	var moved bool
+	if c.guards, moved, err = loadGuards(cfg); err != nil {
 		return nil, err
+	}
+	if c.vanguards, err = loadVanguards(cfg); err != nil {
+		return nil, err
+	}
+	if moved {
+		cfg.Log.Warn("the guards come from another directory; if they are a copy and both are used, both can be linked by them: "+
+			"move the file away in one, unless this is a backup put back, or a directory that moved", "file", guardsFile)
 	}
 	if c.mirror, err = c.newMirror(); err != nil {
 		return nil, err
@@ -250,6 +266,7 @@ func (c *Client) Close() error {
 	}
 	c.links.Close()
 	c.wg.Wait()
+	c.guards.flush()
 	if already {
 		return ErrClosed
 	}

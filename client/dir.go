@@ -96,7 +96,7 @@ func (d *dirDial) done(err error) {
 		delete(c.dirStrikes, who)
 	case errors.Is(err, mirror.ErrNotModified) || c.ctx.Err() != nil:
 	default:
-		if len(c.dirStrikes) >= maxSample {
+		if len(c.dirStrikes) >= path.SampleSize {
 			clear(c.dirStrikes)
 		}
 		c.dirStrikes[who]++
@@ -129,11 +129,11 @@ func (c *Client) dialDir(ctx context.Context, length int) (net.Conn, identity.ID
 	if len(c.links.Links()) == 0 {
 		return nil, identity.ID{}, errNoLink
 	}
-	chooser, cons, err := c.paths(ctx)
+	chooser, _, err := c.paths(ctx)
 	if err != nil {
 		return nil, identity.ID{}, err
 	}
-	guard, l, err := c.guardLink(ctx, chooser, cons)
+	guard, l, err := c.guardLink(ctx, chooser)
 	if err != nil {
 		return nil, identity.ID{}, err
 	}

@@ -495,11 +495,18 @@ func (m *memory) WriteJSON(name string, _ int, v any) error {
 	return m.Write(name, b)
 }
 
-// guardList returns the guards of a client.
-func guardList(c *Client) []identity.ID {
-	c.guards.lock <- struct{}{}
-	defer func() { <-c.guards.lock }()
-	return slices.Clone(c.guards.list)
+// guardList returns the guards that a client has tried.
+func guardList(c *Client) []identity.ID { return triedOf(c.guards) }
+
+func triedOf(g *guards) (ids []identity.ID) {
+	g.lock <- struct{}{}
+	defer func() { <-g.lock }()
+	for _, r := range g.all.State().Guards {
+		if r.Tried != 0 {
+			ids = append(ids, r.Relay)
+		}
+	}
+	return ids
 }
 
 // table returns the client's circuits, oldest first.

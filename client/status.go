@@ -6,18 +6,21 @@ import (
 
 	"cepa/circuit"
 	"cepa/crypto/identity"
+	"cepa/path"
 	"cepa/stream"
 )
 
 // Status is what a client tells about itself. It holds no destinations.
 type Status struct {
-	Bootstrap      Bootstrap       `json:"bootstrap"`
-	ConsensusUntil time.Time       `json:"consensus_valid_until"`
-	Relays         int             `json:"relays_in_consensus"`
-	Circuits       []CircuitStatus `json:"circuits"`
-	Links          []LinkStatus    `json:"links"`
-	BytesRead      uint64          `json:"bytes_read"`
-	BytesWritten   uint64          `json:"bytes_written"`
+	Bootstrap      Bootstrap `json:"bootstrap"`
+	ConsensusUntil time.Time `json:"consensus_valid_until"`
+	Relays         int       `json:"relays_in_consensus"`
+	// Guards are those in the sample, in their order, and those that were tried and left it.
+	Guards       []path.GuardStatus `json:"guards"`
+	Circuits     []CircuitStatus    `json:"circuits"`
+	Links        []LinkStatus       `json:"links"`
+	BytesRead    uint64             `json:"bytes_read"`
+	BytesWritten uint64             `json:"bytes_written"`
 }
 
 // CircuitStatus is one circuit.
@@ -69,6 +72,7 @@ func (c *Client) Status() Status {
 	}
 	c.mu.Unlock()
 	sort.Slice(s.Circuits, func(i, j int) bool { return s.Circuits[i].ID < s.Circuits[j].ID })
+	s.Guards = c.guards.status()
 	s.Links = []LinkStatus{}
 	for _, l := range c.links.Links() {
 		id, _ := l.Peer()

@@ -35,6 +35,12 @@ const (
 	ParamLinkPaddingMin        = "link-padding-min"
 	ParamLinkPaddingMax        = "link-padding-max"
 	ParamLinkPaddingShare      = "link-padding-share"
+	ParamVanguardLayer2        = "vanguard-layer2"
+	ParamVanguardLayer2Max     = "vanguard-layer2-max"
+	ParamVanguardLayer2Min     = "vanguard-layer2-min"
+	ParamVanguardLayer3        = "vanguard-layer3"
+	ParamVanguardLayer3Max     = "vanguard-layer3-max"
+	ParamVanguardLayer3Min     = "vanguard-layer3-min"
 )
 
 // ParamSpec describes a parameter.
@@ -65,6 +71,12 @@ var paramSpecs = []ParamSpec{
 	{ParamRelaysPerAddress, 8, 1, 1 << 16, "relays", "relays that may be listed with one address"},
 	{ParamUnmeasuredShare, 5, 1, 100, "percent", "highest share of the weight of all newcomers that nobody has measured"},
 	{ParamUnmeasuredWeight, 10_000, 1, MaxWeight, "KB/s", "highest weight of a relay that nobody has measured"},
+	{ParamVanguardLayer2, 4, 2, 32, "relays", "relays that serve as second hops of circuits that others can make a client build"},
+	{ParamVanguardLayer2Max, 45, 1, 365, "days", "longest time for which such a relay serves"},
+	{ParamVanguardLayer2Min, 1, 1, 365, "days", "shortest"},
+	{ParamVanguardLayer3, 8, 2, 64, "relays", "the same for third hops"},
+	{ParamVanguardLayer3Max, 48, 1, 720, "hours", "longest time for which such a relay serves"},
+	{ParamVanguardLayer3Min, 1, 1, 720, "hours", "shortest"},
 }
 
 // ParamSpecs returns the known parameters, sorted by name.

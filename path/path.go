@@ -1,7 +1,8 @@
 // Package path chooses the relays of circuits: a consensus and randomness in, hops out. It knows no keys, clocks or
-// connections, and keeps no state: which guard a client stays with is decided by who calls it.
+// connections. What a client stays with for long, guards (Guards) and the relays behind them where others can make it build
+// circuits (Vanguards), is decided here too; who calls it keeps their state.
 //
-// Every path keeps these rules:
+// Every path of a Chooser keeps these rules; those of Vanguards are in vanguards.go:
 //
 //   - only relays that are Running and Valid; first hops are guards, exits are exits that are not BadExit and whose
 //     policy allows the port; MiddleOnly relays are neither first nor last;
@@ -56,10 +57,14 @@ type Request struct {
 
 // Chooser chooses paths by one consensus. It never changes: any number of goroutines may use it.
 type Chooser struct {
-	relays []candidate
-	guard  table
-	middle table
-	exit   table
+	consensus *directory.Consensus
+	relays    []candidate
+	guards    int // relays that may be guards
+	total     [classes]uint64
+	shares    shares
+	guard     table
+	middle    table
+	exit      table
 }
 
 // candidate is a relay and what it may be.
@@ -78,18 +83,21 @@ func New(c *directory.Consensus) (*Chooser, error) {
 	if c == nil {
 		return nil, errors.New("path: no consensus")
 	}
-	ch := &Chooser{relays: make([]candidate, len(c.Relays))}
+	ch := &Chooser{consensus: c, relays: make([]candidate, len(c.Relays))}
 	for i := range c.Relays {
 		r := &c.Relays[i]
 		open := !r.Flags.Has(directory.FlagMiddleOnly)
-		usable := r.Flags.Has(directory.FlagRunning | directory.FlagValid)
+		usable := isUsable(r)
 		ch.relays[i] = candidate{
 			Relay:  r,
 			usable: usable,
-			guard:  usable && open && r.Flags.Has(directory.FlagGuard),
+			guard:  isGuard(r),
 			exit: usable && open && r.Flags.Has(directory.FlagExit) && !r.Flags.Has(directory.FlagBadExit) &&
 				!r.Exit.IsZero(),
 			last: usable && open,
+		}
+		if ch.relays[i].guard {
+			ch.guards++
 		}
 	}
 	if err := ch.weigh(); err != nil {
@@ -98,40 +106,29 @@ func New(c *directory.Consensus) (*Chooser, error) {
 	return ch, nil
 }
 
+// isUsable reports whether a relay may be in a path.
+func isUsable(r *directory.Relay) bool {
+	return r.Flags.Has(directory.FlagRunning | directory.FlagValid)
+}
+
+// isGuard reports whether a relay may be a first hop.
+func isGuard(r *directory.Relay) bool {
+	return isUsable(r) && r.Flags.Has(directory.FlagGuard) && !r.Flags.Has(directory.FlagMiddleOnly)
+}
+
 // Pick chooses a path. Randomness is crypto/rand's if rand is nil. Errors:
 //
 //   - *NoPathError, which wraps ErrNoPath: the rules leave no relay for a position
 //   - ErrRequest: r asks for what cannot be
 //   - what rand returned
 func (c *Chooser) Pick(rand io.Reader, r Request) ([]*directory.Relay, error) {
-	if r.Length == 0 {
-		r.Length = DefaultLength
+	s, err := c.search(r)
+	if err != nil {
+		return nil, err
 	}
-	if r.Length < 1 || r.Length > MaxLength {
-		return nil, fmt.Errorf("%w: %d hops, but 1 to %d are possible", ErrRequest, r.Length, MaxLength)
-	}
-	if r.Exit && r.Length == 1 {
-		return nil, fmt.Errorf("%w: an exit must not be the first hop, ask for 2 hops or more", ErrRequest)
-	}
-	if g := r.Guard; g != nil && (!g.Flags.Has(directory.FlagRunning|directory.FlagValid) || g.Flags.Has(directory.FlagMiddleOnly)) {
-		return nil, fmt.Errorf("%w: the fixed first hop %s must not be one (flags: %v)", ErrRequest, g.Nickname, g.Flags)
-	}
-	s := &search{Chooser: c, rand: rand, request: r, hops: make([]*directory.Relay, r.Length)}
-	// The scarcest first: the exit, then the guard, then the rest.
-	if r.Length > 1 {
-		last := PositionLast
-		if r.Exit {
-			last = PositionExit
-		}
-		s.order = append(s.order, step{r.Length - 1, last})
-	}
+	s.rand = rand
 	if r.Guard != nil {
 		s.hops[0] = r.Guard
-	} else {
-		s.order = append(s.order, step{0, PositionGuard})
-	}
-	for i := 1; i < r.Length-1; i++ {
-		s.order = append(s.order, step{i, PositionMiddle})
 	}
 	ok, err := s.fill(0)
 	switch {
@@ -141,6 +138,38 @@ func (c *Chooser) Pick(rand io.Reader, r Request) ([]*directory.Relay, error) {
 		return nil, s.deepest
 	}
 	return s.hops, nil
+}
+
+// search checks a request, and returns the search for it with the order in which hops are chosen.
+func (c *Chooser) search(r Request) (*search, error) {
+	if r.Length == 0 {
+		r.Length = DefaultLength
+	}
+	if r.Length < 1 || r.Length > MaxLength {
+		return nil, fmt.Errorf("%w: %d hops, but 1 to %d are possible", ErrRequest, r.Length, MaxLength)
+	}
+	if r.Exit && r.Length == 1 {
+		return nil, fmt.Errorf("%w: an exit must not be the first hop, ask for 2 hops or more", ErrRequest)
+	}
+	if g := r.Guard; g != nil && (!isUsable(g) || g.Flags.Has(directory.FlagMiddleOnly)) {
+		return nil, fmt.Errorf("%w: the fixed first hop %s must not be one (flags: %v)", ErrRequest, g.Nickname, g.Flags)
+	}
+	s := &search{Chooser: c, request: r, hops: make([]*directory.Relay, r.Length)}
+	// The scarcest first: the exit, then the guard, then the rest.
+	if r.Length > 1 {
+		last := PositionLast
+		if r.Exit {
+			last = PositionExit
+		}
+		s.order = append(s.order, step{r.Length - 1, last})
+	}
+	if r.Guard == nil {
+		s.order = append(s.order, step{0, PositionGuard})
+	}
+	for i := 1; i < r.Length-1; i++ {
+		s.order = append(s.order, step{i, PositionMiddle})
+	}
+	return s, nil
 }
 
 // PickGuard chooses a first hop by the weights of that position, one for which exclude (if not nil) is false. Randomness

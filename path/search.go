@@ -164,12 +164,33 @@ func (s *search) tableFor(p Position) *table {
 	}
 }
 
-// chooseExactly looks at every relay. Where no weight is left it takes bandwidths, and where no bandwidth is, one of
-// all.
+// chooseExactly looks at every relay.
 func (s *search) chooseExactly(st step, dead []*directory.Relay) (*directory.Relay, error) {
 	s.work += len(s.relays)
-	var left []int
-	counts := [verdicts]int{}
+	left, counts := s.left(st, dead)
+	if len(left) == 0 {
+		return nil, &NoPathError{
+			Position: st.as, Relays: len(s.relays), Down: counts[down], Unfit: counts[unfit], Refusing: counts[refusing],
+			Excluded: counts[excluded], Conflicts: counts[conflicting], Dead: counts[tried],
+		}
+	}
+	weight, total := s.weighing(st.as, left)
+	x, err := uniform(s.rand, total)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range left {
+		w := weight(i)
+		if x < w {
+			return s.relays[i].Relay, nil
+		}
+		x -= w
+	}
+	panic("path: a draw went beyond the sum of all weights")
+}
+
+// left returns the relays that the rules leave for a step, and how many had each verdict.
+func (s *search) left(st step, dead []*directory.Relay) (left []int, counts [verdicts]int) {
 	for i := range s.relays {
 		v := s.verdict(&s.relays[i], st.as, dead)
 		counts[v]++
@@ -177,38 +198,26 @@ func (s *search) chooseExactly(st step, dead []*directory.Relay) (*directory.Rel
 			left = append(left, i)
 		}
 	}
-	if len(left) == 0 {
-		return nil, &NoPathError{
-			Position: st.as, Relays: len(s.relays), Down: counts[down], Unfit: counts[unfit], Refusing: counts[refusing],
-			Excluded: counts[excluded], Conflicts: counts[conflicting], Dead: counts[tried],
-		}
-	}
-	t := s.tableFor(st.as)
-	for _, weight := range []func(i int) uint64{
-		t.weight,
+	return left, counts
+}
+
+// weighing returns by what relays are chosen of those that are left, at least one, and its sum over them: the weights of the
+// position; where none is left, bandwidths; and where no bandwidth is, all alike.
+func (s *search) weighing(as Position, left []int) (weight func(i int) uint64, total uint64) {
+	for _, weight = range []func(i int) uint64{
+		s.tableFor(as).weight,
 		func(i int) uint64 { return s.relays[i].Weight },
 		func(int) uint64 { return 1 },
 	} {
-		var total uint64
+		total = 0
 		for _, i := range left {
 			total += weight(i)
 		}
-		if total == 0 {
-			continue
-		}
-		x, err := uniform(s.rand, total)
-		if err != nil {
-			return nil, err
-		}
-		for _, i := range left {
-			w := weight(i)
-			if x < w {
-				return s.relays[i].Relay, nil
-			}
-			x -= w
+		if total > 0 {
+			break
 		}
 	}
-	panic("path: a draw went beyond the sum of all weights")
+	return weight, total
 }
 
 // verdict is whether a relay may be chosen, or the first reason why not.

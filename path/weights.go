@@ -88,6 +88,7 @@ func (c *Chooser) weigh() error {
 		}
 	}
 	s := balance(total)
+	c.total, c.shares = total, s
 	for i := range c.relays {
 		r := &c.relays[i]
 		if !r.usable {

@@ -128,3 +128,95 @@ func TestBalanceProperty(t *testing.T) {
 		checkBalance(t, c)
 	})
 }
+
+// optimum is the largest x for which there is a way to give x of the bandwidth to each position, by trying all ways in units.
+func optimum(total [classes]uint64) uint64 {
+	g, e, d, m := total[onlyGuard], total[onlyExit], total[both], total[neither]
+	for x := (g + e + d + m) / 3; x > 0; x-- {
+		for exitD := uint64(0); exitD <= d; exitD++ { // what the exit position gets of D; the rest of x is of E
+			for guardD := uint64(0); guardD+exitD <= d; guardD++ {
+				if exitD > x || guardD > x || x-exitD > e || x-guardD > g {
+					continue
+				}
+				if g+e+d+m-2*x >= x {
+					return x
+				}
+			}
+		}
+	}
+	return 0
+}
+
+// TestBalanceIsOptimal: the bandwidth that positions get is what they use, no class gives more than it has, each position gets as
+// much as any way to share out could give to all, and it is used by relays in proportion. The optimum is found by trying all.
+func TestBalanceIsOptimal(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var total [classes]uint64
+		for k := range total {
+			total[k] = rapid.Uint64Range(0, 24).Draw(t, "bandwidth")
+		}
+		s := balance(total)
+		var guard, middle, exit uint64
+		for k := range total {
+			if s.guard[k]+s.middle[k]+s.exit[k] != total[k] {
+				t.Fatalf("%v: class %d gives %d, %d and %d", total, k, s.guard[k], s.middle[k], s.exit[k])
+			}
+			guard, middle, exit = guard+s.guard[k], middle+s.middle[k], exit+s.exit[k]
+		}
+		if s.guard[onlyExit]+s.guard[neither]+s.exit[onlyGuard]+s.exit[neither] != 0 {
+			t.Fatalf("%v: a position gets bandwidth that it cannot use: %+v", total, s)
+		}
+		if want := optimum(total); guard != want || exit != want || middle < want {
+			t.Fatalf("%v: the positions get %d, %d and %d, at best all get %d", total, guard, middle, exit, want)
+		}
+	})
+}
+
+// TestLoadIsBelowShare: when the network carries as much as it can, no position of any relay gets more than the share of its
+// bandwidth that is meant for it, and all positions of a relay together not more than it has.
+func TestLoadIsBelowShare(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c, err := New(&directory.Consensus{Relays: drawRelays(t, 12)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		carried := float64(min(c.guard.total(), c.middle.total(), c.exit.total()))
+		if carried == 0 {
+			return
+		}
+		for i := range c.relays {
+			r := &c.relays[i]
+			if !r.usable || r.Weight == 0 {
+				continue
+			}
+			scale := float64(c.total[r.class()]) / float64(classBandwidth(c, r.class()))
+			has, uses := float64(r.Weight)*scale, 0.0
+			for _, x := range []struct {
+				t     *table
+				share uint64
+			}{{&c.guard, c.shares.guard[r.class()]}, {&c.middle, c.shares.middle[r.class()]}, {&c.exit, c.shares.exit[r.class()]}} {
+				if x.t.total() == 0 {
+					continue
+				}
+				load := carried * float64(x.t.weight(i)) / float64(x.t.total())
+				if limit := has * float64(x.share) / float64(c.total[r.class()]); load > limit*(1+1e-9)+2 {
+					t.Fatalf("relay %d: a position loads it with %v of its share of %v", i, load, limit)
+				}
+				uses += load
+			}
+			if uses > has*(1+1e-9)+6 {
+				t.Fatalf("relay %d is loaded with %v of %v", i, uses, has)
+			}
+		}
+	})
+}
+
+// classBandwidth sums up the weights of a class.
+func classBandwidth(c *Chooser, k class) (sum uint64) {
+	for i := range c.relays {
+		if r := &c.relays[i]; r.usable && r.class() == k {
+			sum += r.Weight
+		}
+	}
+	return sum
+}

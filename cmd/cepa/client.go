@@ -15,7 +15,8 @@ import (
 // clientOptions are the flags of `cepa client`.
 type clientOptions struct {
 	nodeFlags
-	socks string
+	socks      string
+	guardPorts string
 }
 
 func newClient() *cobra.Command {
@@ -37,10 +38,15 @@ It ends with exit code 3 when the authorities require a newer version of cepa.`,
 	}
 	o.register(cmd, "client")
 	cmd.Flags().StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS and HTTP proxy port")
+	cmd.Flags().StringVar(&o.guardPorts, "guard-ports", "", "ports at which a firewall lets this machine connect to guards, such as 80,443 (default all)")
 	return cmd
 }
 
 func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) error {
+	ports, err := parsePorts("--guard-ports", o.guardPorts)
+	if err != nil {
+		return err
+	}
 	n, err := openNode(&o.nodeFlags, "client", stderr)
 	if err != nil {
 		return err
@@ -54,7 +60,9 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	warnOpenProxy(stderr, ln)
 	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
 	progress := progressPrinter{w: stdout}
-	c, err := client.New(client.Config{Network: n.net, Files: n.dir, Log: n.log, OnProgress: progress.print})
+	c, err := client.New(client.Config{
+		Network: n.net, Files: n.dir, Log: n.log, OnProgress: progress.print, Reachable: reachable(ports), Home: homeOf(o.dataDir),
+	})
 	if err != nil {
 		return err
 	}
@@ -63,7 +71,7 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 		s.Versions = judgeVersion(c.Directory().Current(), version)
 		cs := c.Status()
 		s.Client, s.Socks = &cs, ln.Addr().String()
-	})
+	}, resource{pathResource, pathHandler(c)})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	old := make(chan error, 1) // closed when the watcher ends

@@ -3,7 +3,9 @@
 package main
 
 import (
+	"io/fs"
 	"math"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,4 +18,13 @@ func maxFiles() int {
 		return 0
 	}
 	return int(l.Cur)
+}
+
+// inodeOf identifies a file or directory.
+func inodeOf(info fs.FileInfo) (device, inode uint64, ok bool) {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, 0, false
+	}
+	return uint64(st.Dev), st.Ino, true
 }

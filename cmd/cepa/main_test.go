@@ -45,6 +45,12 @@ func TestBadCommandLines(t *testing.T) {
 		{"authority --measure-bytes 5KB", "1MB is the least"},
 		{"authority --measure-rate 99KB/s", "100KB/s is the least"},
 		{"authority --measure-rate fast", "--measure-rate: \"fast\" is not a rate"},
+		{"path nonsense", `unknown command "nonsense"`},
+		{"path explain", "takes one destination, HOST:PORT, got 0 arguments"},
+		{"path explain example.org", "HOST:PORT is expected"},
+		{"path explain example.org:0", "a number from 1 to 65535 is expected"},
+		{"path explain abc.onion:80", "no path leads to names of other networks"},
+		{"client --guard-ports 0", "numbers from 1 to 65535 with commas are expected"},
 	} {
 		code, stdout, stderr := cepa(t, context.Background(), append(strings.Fields(tc.args), dataDirIfSimnet(tc.args, dir)...)...)
 		if code != exitUsage {
@@ -70,7 +76,7 @@ func dataDirIfSimnet(args, dir string) []string {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{}, {"--help"}, {"simnet", "--help"}, {"status", "--help"}, {"version"}} {
+	for _, args := range [][]string{{}, {"--help"}, {"simnet", "--help"}, {"status", "--help"}, {"path"}, {"path", "explain", "--help"}, {"version"}} {
 		code, stdout, stderr := cepa(t, context.Background(), args...)
 		if code != exitOK || stderr != "" || stdout == "" {
 			t.Errorf("cepa %v: code %d, standard error %q, %d bytes of output", args, code, stderr, len(stdout))
@@ -166,6 +172,10 @@ func TestSimnetStatusAndStop(t *testing.T) {
 	if strings.Contains(stdout, demoHost) {
 		t.Error("the status names a destination")
 	}
+	guard := testPathExplain(t, "--data-dir", dir).Example[0].Identity.String()
+	if got := s.Client.Circuits[0].Hops[0].Identity.String(); got != guard {
+		t.Errorf("the guard is %s, and is explained to be %s", got, guard)
+	}
 	// A second one on the same directory, and one on the same port.
 	if code, _, stderr := cepa(t, ctx, "simnet", "--socks", "127.0.0.1:0", "--data-dir", dir); code != exitFailed || !strings.Contains(stderr, dir) {
 		t.Errorf("second on one directory: code %d, %q", code, stderr)
@@ -187,6 +197,7 @@ func TestSimnetStatusAndStop(t *testing.T) {
 	if code, _, stderr := cepa(t, t.Context(), "status", "--data-dir", dir); code != exitFailed || !strings.Contains(stderr, "start cepa first") {
 		t.Errorf("status of nothing: code %d, %q", code, stderr)
 	}
+	testPathExplainStopped(t, dir, guard)
 }
 
 // TestDamagedState: what cannot be read is named and left alone.

@@ -138,6 +138,7 @@ func writeFileAtomically(path string, b []byte) error {
 func (r *simnetRun) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(statusResource, control.JSON(func() any { return r.status() }))
+	mux.Handle(pathResource, pathHandler(r.client))
 	return mux
 }
 

@@ -291,16 +291,6 @@ func (m *Mirror) logFailure(s Source, err error) {
 	}
 }
 
-// sleep waits for d or until ctx ends.
-func (m *Mirror) sleep(ctx context.Context, d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
-}
-
 // spread returns d, up to 25 % longer or shorter.
 func (m *Mirror) spread(d time.Duration) time.Duration { return d - d/4 + m.fraction(d/2) }
 

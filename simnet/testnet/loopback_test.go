@@ -192,7 +192,7 @@ func TestDamage(t *testing.T) {
 				t.Fatal(err)
 			}
 			damages := map[string][]byte{"cut off": good[:len(good)/2], "empty": {}, "noise": random(4, 100), "changed": flip(good)}
-			if c.file == testnet.NetworkFile || strings.HasSuffix(c.file, ".json") {
+			if c.file == testnet.NetworkFile || strings.HasSuffix(c.file, ".json") && c.file != "client/guards.json" {
 				delete(damages, "changed") // text without a checksum: it may be as good as before
 			}
 			for what, bad := range damages {
