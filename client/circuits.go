@@ -28,7 +28,8 @@ type circ struct {
 	assigned            bool // belongs to key; ready for anybody until then
 	key                 string
 	firstUsed, lastUsed time.Time
-	retired             bool // takes no new streams
+	retired             bool              // takes no new streams
+	names               map[string]answer // what its exit said about names
 }
 
 // exit returns the last relay.

@@ -105,6 +105,9 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Ready is how many unused circuits are kept, at most 32; 2 when 0.
 	Ready int
+	// AllowPrivateAddresses lets streams go to addresses that are nobody's on the
+	// internet, and answers of exits name them: for networks on one machine.
+	AllowPrivateAddresses bool
 	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
 	// goroutine, with what is new since the last call. Until it returns it hears no more.
 	OnProgress func(Bootstrap)

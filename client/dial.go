@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -27,7 +26,9 @@ type Party string
 
 // The parties of a stream.
 const (
-	PartyNetwork     Party = "network"     // no consensus, no guard, no exit for the port
+	PartyClient      Party = "client"      // this program: the request is against its rules
+	PartyNetwork     Party = "network"     // no consensus, no connection to the internet, no path
+	PartyGuard       Party = "guard"       // the first relay does not answer
 	PartyCircuit     Party = "circuit"     // a relay on the way
 	PartyExit        Party = "exit"        // the last relay, or its policy
 	PartyDestination Party = "destination" // what the user asked for
@@ -50,6 +51,9 @@ func (e *Error) Unwrap() error { return e.Err }
 var (
 	errHost    = errors.New("client: the host name or port is not valid")
 	errForeign = fmt.Errorf("names of other networks (.onion, .alt) lead nowhere here: %w", cell.EndNotFound)
+	// errPrivate is why a literal address is refused: what it means to the user, it
+	// means to no exit, and a program that asks for it tells what its machine knows.
+	errPrivate = fmt.Errorf("a private address, which leads nowhere from an exit: let the program connect to it without the proxy: %w", cell.EndPolicy)
 )
 
 // Dial opens a stream to host:port, whose name the exit resolves. network must
@@ -80,9 +84,12 @@ func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
 	if t.Port == 0 {
 		return nil, errHost
 	}
+	if err := c.checkAddress(t.Host); err != nil {
+		return nil, err
+	}
 	w := want{key: t.Isolation, port: t.Port}
-	if a, err := netip.ParseAddr(t.Host); err == nil {
-		w.ipv6 = a.Unmap().Is6()
+	if a, err := literal(t.Host); err == nil {
+		w.ipv6 = a.Is6()
 	}
 	var conn net.Conn
 	err := c.try(ctx, w, func(ctx context.Context, x *circ) error {
@@ -101,23 +108,6 @@ func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
 		return nil, err
 	}
 	return conn, nil
-}
-
-// Resolve looks a name up at an exit, or the name of an address. Errors are as of
-// Dial.
-func (c *Client) Resolve(ctx context.Context, name, isolation string) (cell.ResolvedBody, error) {
-	if err := checkHost(name); err != nil {
-		return cell.ResolvedBody{}, err
-	}
-	var answer cell.ResolvedBody
-	err := c.try(ctx, want{key: isolation}, func(ctx context.Context, x *circ) (err error) {
-		answer, err = x.origin.Mux().Resolve(ctx, cell.ResolveBody{Flags: cell.BeginIPv6, Name: name})
-		return err
-	})
-	if err != nil {
-		return cell.ResolvedBody{}, err
-	}
-	return answer, nil
 }
 
 // checkHost refuses what no exit could do anything with, and what must not get

@@ -369,7 +369,7 @@ func TestStatusHidesDestinations(t *testing.T) {
 		w.must(err)
 		defer conn.Close()
 		_, err = c.Dial(w.within(time.Minute), "tcp", "10.9.9.9:4711")
-		wantError(t, err, PartyExit, cell.EndPolicy)
+		wantError(t, err, PartyClient, cell.EndPolicy)
 		_, err = c.DialTarget(w.within(time.Minute), Target{Host: "secret.example", Port: 1, Isolation: "a secret key"})
 		wantError(t, err, PartyDestination, cell.EndRefused)
 		s := c.Status()

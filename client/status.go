@@ -53,8 +53,8 @@ func (c *Client) Status() Status {
 	c.mu.Lock()
 	s.Bootstrap = c.bootstrapLocked()
 	s.BytesRead, s.BytesWritten = c.ended.read, c.ended.written
-	if c.consensus != nil {
-		s.ConsensusUntil, s.Relays = c.consensus.ValidUntil, len(c.consensus.Relays)
+	if cons := c.mirror.Current(); cons != nil {
+		s.ConsensusUntil, s.Relays = cons.ValidUntil, len(cons.Relays)
 	}
 	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
 	for _, x := range c.circuits {
