@@ -57,6 +57,9 @@ func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []
 }
 
 func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) (*circ, error) {
+	c.mu.Lock()
+	epoch := c.epoch
+	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
 	chooser, cons, err := c.paths(ctx)
@@ -81,13 +84,29 @@ func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) 
 	}
 	c.mu.Lock()
 	c.nextID++
-	x := &circ{id: c.nextID, path: relays}
+	x := &circ{id: c.nextID, epoch: epoch, path: relays}
 	c.mu.Unlock()
-	if x.origin, err = c.openOrigin(ctx, l, relays, func(error) { c.forget(x) }); err != nil {
+	if x.origin, err = c.openTimed(ctx, l, relays, func(error) { c.forget(x) }); err != nil {
 		return nil, err
 	}
 	x.born = time.Now()
 	return x, nil
+}
+
+// openTimed is openOrigin within the time that circuits take here.
+func (c *Client) openTimed(ctx context.Context, l *link.Link, relays []*directory.Relay, onClose func(error)) (*circuit.Origin, error) {
+	timeout := c.times.timeout()
+	timed, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	began := time.Now()
+	o, err := c.openOrigin(timed, l, relays, onClose)
+	switch {
+	case err == nil:
+		c.times.add(time.Since(began))
+	case timed.Err() != nil && ctx.Err() == nil:
+		c.times.add(2 * timeout)
+	}
+	return o, err
 }
 
 // openOrigin opens a circuit on the link to a guard and extends it to all relays,
@@ -131,6 +150,7 @@ func (c *Client) enter(x *circ, key string, assigned bool) error {
 	if !closed {
 		if assigned {
 			x.assign(key, time.Now())
+			c.needs.took(x.firstUsed)
 		}
 		c.circuits[x.id] = x
 	}

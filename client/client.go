@@ -43,7 +43,8 @@ const (
 	maxDirty = 10 * time.Minute
 	// maxUnused is how long an unused circuit is kept.
 	maxUnused = 30 * time.Minute
-	// buildTimeout is how long all hops of a circuit may take.
+	// buildTimeout is how long all hops of a circuit may take before there is a history
+	// of them, and ever, and with it a link to a guard.
 	buildTimeout = 30 * time.Second
 	// linkTimeout is how long a link to one guard may take.
 	linkTimeout = 10 * time.Second
@@ -131,6 +132,7 @@ type Client struct {
 	ready  chan struct{} // closed when the first circuit stands
 	refill chan struct{} // depth 1: fewer ready circuits than wanted
 	slots  chan struct{} // one for each circuit under construction
+	times  buildTimes
 
 	progressed chan struct{} // depth 1: for tellProgress
 
@@ -142,8 +144,12 @@ type Client struct {
 	circuits   map[uint64]*circ
 	builds     map[buildKey]*build
 	nextID     uint64
-	limit      int // of circuits: maxCircuits
-	lostYoung  int // unused circuits that were lost soon, since keepReady looked
+	limit      int       // of circuits: maxCircuits
+	lostYoung  int       // unused circuits that were lost soon, since keepReady looked
+	epoch      uint64    // circuits of earlier ones take no new streams
+	renewed    time.Time // when NewIdentity began this one; zero at first
+	needs      needs
+	unserved   map[want]bool // needs for which the present consensus has no path
 	phase      Phase
 	percent    int                            // of what has been done; never falls
 	fetch      mirror.Progress                // of the consensus
@@ -165,7 +171,7 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
-		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{},
+		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{}, unserved: map[want]bool{},
 	}
 	var err error
 	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {
@@ -349,6 +355,7 @@ func (c *Client) paths(ctx context.Context) (*path.Chooser, *directory.Consensus
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.chooser, c.consensus = ch, cons
+	clear(c.unserved)
 	return ch, cons, nil
 }
 

@@ -126,6 +126,9 @@ func checkHost(host string) error {
 // try runs f on a circuit for w, and on others while that can help. f's ctx ends
 // after streamTimeout.
 func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ) error) error {
+	c.mu.Lock()
+	epoch := c.epoch
+	c.mu.Unlock()
 	if c.expired() {
 		// Nor are the circuits that there are used: who may be in them was
 		// agreed for that time only.
@@ -135,7 +138,7 @@ func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ)
 		}
 	}
 	var last *Error
-	t := trail{circuits: map[uint64]bool{}}
+	t := trail{circuits: map[uint64]bool{}, epoch: epoch}
 	for len(t.circuits) < maxAttempts && t.failures < maxFailures {
 		if t.failures > 0 {
 			// Relays that were just started, or that are behind with the
@@ -260,8 +263,13 @@ func partyOf(why cell.EndReason) Party {
 // to a port is what their policies say.
 func buildError(err error) *Error {
 	var hop *hopError
+	var guard *guardError
 	var none *path.NoPathError
 	switch {
+	case errors.As(err, &guard) && offline(guard.err):
+		return &Error{PartyNetwork, err}
+	case errors.As(err, &guard), errors.As(err, &hop) && hop.hop == 1:
+		return &Error{PartyGuard, err}
 	case errors.As(err, &hop):
 		return &Error{PartyCircuit, err}
 	case errors.As(err, &none) && none.Position == path.PositionExit && none.Refusing > 0:

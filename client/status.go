@@ -1,6 +1,9 @@
 package client
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sort"
 	"time"
 
@@ -14,6 +17,7 @@ type Status struct {
 	Bootstrap      Bootstrap       `json:"bootstrap"`
 	ConsensusUntil time.Time       `json:"consensus_valid_until"`
 	Relays         int             `json:"relays_in_consensus"`
+	Guards         []GuardStatus   `json:"guards"`
 	Circuits       []CircuitStatus `json:"circuits"`
 	Links          []LinkStatus    `json:"links"`
 	BytesRead      uint64          `json:"bytes_read"`
@@ -26,6 +30,7 @@ type CircuitStatus struct {
 	Hops    []HopStatus   `json:"hops"`
 	Streams int           `json:"streams"` // look-ups too
 	Used    bool          `json:"used"`    // belongs to some isolation key
+	Retired bool          `json:"retired"` // takes no new streams
 	Age     time.Duration `json:"age_ns"`
 	// Open are the streams, without where they go.
 	Open []stream.Status `json:"open_streams"`
@@ -38,6 +43,13 @@ type HopStatus struct {
 	Nickname string      `json:"nickname"`
 	Identity identity.ID `json:"identity"`
 	Address  string      `json:"address"`
+}
+
+// GuardStatus is one relay that may be the first hop, in the order of preference.
+type GuardStatus struct {
+	Nickname string      `json:"nickname,omitempty"` // none: it is not in the consensus
+	Identity identity.ID `json:"identity"`
+	State    string      `json:"state"` // "connected", "ready", "failed lately" or "not listed"
 }
 
 // LinkStatus is one link, to a guard.
@@ -57,8 +69,9 @@ func (c *Client) Status() Status {
 		s.ConsensusUntil, s.Relays = cons.ValidUntil, len(cons.Relays)
 	}
 	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
+	now := time.Now()
 	for _, x := range c.circuits {
-		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Age: time.Since(x.born).Round(time.Second), Open: x.origin.Mux().Streams()}
+		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Retired: !c.usable(x, now), Age: time.Since(x.born).Round(time.Second), Open: x.origin.Mux().Streams()}
 		if n := x.origin.Len(); n > 0 {
 			cs.Flow = x.origin.Flow(n)
 		}
@@ -77,5 +90,57 @@ func (c *Client) Status() Status {
 		s.BytesRead += st.BytesRead
 		s.BytesWritten += st.BytesWritten
 	}
+	s.Guards = c.guardStatus(s.Links)
 	return s
+}
+
+// guardStatus returns the guards, in the order in which they are tried.
+func (c *Client) guardStatus(links []LinkStatus) []GuardStatus {
+	cons := c.mirror.Current()
+	c.guards.lock <- struct{}{}
+	defer func() { <-c.guards.lock }()
+	out := make([]GuardStatus, 0, len(c.guards.list))
+	for _, id := range c.guards.list {
+		g := GuardStatus{Identity: id, State: "not listed"}
+		if cons != nil {
+			if r, ok := cons.Lookup(id); ok {
+				g.Nickname, g.State = r.Nickname, "ready"
+			}
+		}
+		if t, bad := c.guards.failed[id]; bad && time.Since(t) < guardRetry {
+			g.State = "failed lately"
+		}
+		for _, l := range links {
+			if l.Peer == id {
+				g.State = "connected"
+			}
+		}
+		out = append(out, g)
+	}
+	return out
+}
+
+// StreamDestination is where one stream goes.
+type StreamDestination struct {
+	Circuit     uint64 `json:"circuit"`
+	Stream      uint16 `json:"stream"`
+	Destination string `json:"destination"`
+}
+
+// Destinations returns where the streams go. It is for the user alone: nothing keeps
+// it when they have ended, and Status leaves it out.
+func (c *Client) Destinations() []StreamDestination {
+	c.mu.Lock()
+	all := slices.Collect(maps.Values(c.circuits))
+	c.mu.Unlock()
+	out := []StreamDestination{}
+	for _, x := range all {
+		for id, to := range x.origin.Mux().Destinations() {
+			out = append(out, StreamDestination{x.id, id, to})
+		}
+	}
+	slices.SortFunc(out, func(a, b StreamDestination) int {
+		return cmp.Or(cmp.Compare(a.Circuit, b.Circuit), cmp.Compare(a.Stream, b.Stream))
+	})
+	return out
 }

@@ -101,7 +101,7 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 		s.Versions = judgeVersion(c.Directory().Current(), version)
 		cs := c.Status()
 		s.Client, s.Socks = &cs, strings.Join(names, ", ")
-	})
+	}, clientResources(c)...)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	old := make(chan error, 1) // closed when the watcher ends
