@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -49,6 +50,7 @@ func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []
 		c.mu.Lock()
 		c.problem = err
 		c.mu.Unlock()
+		c.noteOutage(err)
 	}
 	if err != nil {
 		return nil, err
@@ -105,6 +107,9 @@ func (c *Client) openTimed(ctx context.Context, l *link.Link, relays []*director
 		c.times.add(time.Since(began))
 	case timed.Err() != nil && ctx.Err() == nil:
 		c.times.add(2 * timeout)
+		if hop := (*hopError)(nil); errors.As(err, &hop) && hop.hop == 1 {
+			c.checkLink(l) // which may be dead without a word
+		}
 	}
 	return o, err
 }

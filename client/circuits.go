@@ -237,17 +237,18 @@ func (c *Client) keepReady() {
 			failures = 0
 			continue
 		}
-		pause := min(retryMin<<min(failures, 10), retryMax)
+		pause := min(retryMin<<min(failures, 10), c.pauseMax())
 		failures++
 		if err != nil && c.ctx.Err() == nil {
 			c.cfg.Log.Debug("could not build a circuit, trying again", "err", err)
-			if failures >= manyFailures && time.Since(warned) >= time.Minute && !errors.Is(err, ErrNotReady) {
-				// The mirror has its own warnings about the consensus.
-				c.cfg.Log.Warn("no circuit can be built; check the connection to the internet", "count", failures, "err", err)
+			if failures >= manyFailures && outageOf(err) == outageNone && time.Since(warned) >= time.Minute && !errors.Is(err, ErrNotReady) {
+				// The mirror has its own warnings about the consensus, and noteOutage those
+				// about the way to guards.
+				c.cfg.Log.Warn("no circuit can be built; cepa tries again, and says what stands in the way in cepa status", "count", failures, "err", err)
 				warned = time.Now()
 			}
 		}
-		sleep(c.ctx, pause)
+		c.rest(pause)
 	}
 }
 

@@ -113,6 +113,10 @@ type Config struct {
 	// goroutine, with what is new since the last call. Until it returns it hears no more.
 	OnProgress func(Bootstrap)
 
+	// Interfaces lists the addresses of the machine's interfaces, for noticing that the
+	// network has changed. When nil, net.InterfaceAddrs if Dial is nil too, and else none.
+	Interfaces func() ([]net.Addr, error)
+
 	Pool    *cell.Pool
 	Buffers *link.Buffers
 	Rand    io.Reader        // crypto/rand when nil; safe for concurrent use
@@ -132,30 +136,37 @@ type Client struct {
 	ready  chan struct{} // closed when the first circuit stands
 	refill chan struct{} // depth 1: fewer ready circuits than wanted
 	slots  chan struct{} // one for each circuit under construction
-	times  buildTimes
+	// changed, of depth 1, has keepReady try again at once.
+	changed chan struct{}
+	times   buildTimes
 
 	progressed chan struct{} // depth 1: for tellProgress
 
-	mu         sync.Mutex // guards what follows
-	closed     bool       // nothing may be added to wg any more
-	wg         sync.WaitGroup
-	chooser    *path.Chooser        // for consensus
-	consensus  *directory.Consensus // that chooser is for
-	circuits   map[uint64]*circ
-	builds     map[buildKey]*build
-	nextID     uint64
-	limit      int       // of circuits: maxCircuits
-	lostYoung  int       // unused circuits that were lost soon, since keepReady looked
-	epoch      uint64    // circuits of earlier ones take no new streams
-	renewed    time.Time // when NewIdentity began this one; zero at first
-	needs      needs
-	unserved   map[want]bool // needs for which the present consensus has no path
-	phase      Phase
-	percent    int                            // of what has been done; never falls
-	fetch      mirror.Progress                // of the consensus
-	dirStrikes map[identity.ID]int            // how often the directory of a guard was of no use
-	problem    error                          // why the last attempt failed, nil when it did not
-	ended      struct{ read, written uint64 } // bytes of links that have ended
+	mu          sync.Mutex // guards what follows
+	closed      bool       // nothing may be added to wg any more
+	wg          sync.WaitGroup
+	chooser     *path.Chooser        // for consensus
+	consensus   *directory.Consensus // that chooser is for
+	circuits    map[uint64]*circ
+	builds      map[buildKey]*build
+	nextID      uint64
+	limit       int       // of circuits: maxCircuits
+	lostYoung   int       // unused circuits that were lost soon, since keepReady looked
+	epoch       uint64    // circuits of earlier ones take no new streams
+	renewed     time.Time // when NewIdentity began this one; zero at first
+	needs       needs
+	outage      outage
+	outageSince time.Time
+	outageTold  [4]bool              // of this one, by what it looked like
+	checking    map[identity.ID]bool // guards whose links that are doubted
+	failures    map[Party]failures
+	unserved    map[want]bool // needs for which the present consensus has no path
+	phase       Phase
+	percent     int                            // of what has been done; never falls
+	fetch       mirror.Progress                // of the consensus
+	dirStrikes  map[identity.ID]int            // how often the directory of a guard was of no use
+	problem     error                          // why the last attempt failed, nil when it did not
+	ended       struct{ read, written uint64 } // bytes of links that have ended
 }
 
 // New starts a Client. It returns at once; Ready waits until it can be used.
@@ -172,6 +183,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
 		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{}, unserved: map[want]bool{},
+		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{},
 	}
 	var err error
 	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {
@@ -186,6 +198,9 @@ func New(cfg Config) (*Client, error) {
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
 	c.spawn(func() { clock.Watch(c.ctx, clockCheck, clock.Tolerance, c.cfg.Now, c.onJump) })
+	if cfg.Interfaces != nil {
+		c.spawn(c.watchNetwork)
+	}
 	if cfg.OnProgress != nil {
 		c.spawn(c.tellProgress)
 	}
@@ -195,6 +210,9 @@ func New(cfg Config) (*Client, error) {
 // complete fills in the defaults.
 func (c *Config) complete() {
 	if c.Dial == nil {
+		if c.Interfaces == nil {
+			c.Interfaces = net.InterfaceAddrs
+		}
 		c.Dial = new(net.Dialer).DialContext
 	}
 	c.Dial = socket.Dialer(c.Dial)

@@ -85,6 +85,7 @@ func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
 		return nil, errHost
 	}
 	if err := c.checkAddress(t.Host); err != nil {
+		c.tellFailure(err)
 		return nil, err
 	}
 	w := want{key: t.Isolation, port: t.Port}
@@ -126,6 +127,12 @@ func checkHost(host string) error {
 // try runs f on a circuit for w, and on others while that can help. f's ctx ends
 // after streamTimeout.
 func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ) error) error {
+	err := c.attempts(ctx, w, f)
+	c.tellFailure(err)
+	return err
+}
+
+func (c *Client) attempts(ctx context.Context, w want, f func(context.Context, *circ) error) error {
 	c.mu.Lock()
 	epoch := c.epoch
 	c.mu.Unlock()

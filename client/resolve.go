@@ -36,6 +36,7 @@ func (c *Client) Resolve(ctx context.Context, name, isolation string) (cell.Reso
 		return cell.ResolvedBody{}, err
 	}
 	if err := c.checkAddress(name); err != nil {
+		c.tellFailure(err)
 		return cell.ResolvedBody{}, err
 	}
 	// Names that differ in case or in the dot at their end are the same.
