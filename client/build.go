@@ -49,6 +49,7 @@ func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []
 	if ctx.Err() == nil {
 		c.mu.Lock()
 		c.problem = err
+		c.unreached.note(err, time.Now())
 		c.mu.Unlock()
 		c.noteOutage(err)
 	}
@@ -77,7 +78,7 @@ func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) 
 	if w.port == 0 {
 		w.port = webPort
 	}
-	relays, err := chooser.Pick(c.cfg.Rand, path.Request{
+	relays, err := c.pick(chooser, path.Request{
 		Port: w.port, IPv6: w.ipv6, Exit: true, Length: hops, Guard: guard,
 		Exclude: func(r *directory.Relay) bool { return slices.Contains(avoid, r.Identity) },
 	})

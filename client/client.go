@@ -58,11 +58,12 @@ const (
 	// for a name (10 s) and addresses (15 s), and some way.
 	streamTimeout = 30 * time.Second
 	// maxAttempts is how many circuits one Dial may use, and maxFailures how
-	// many it may fail to get; between those it pauses, twice as long each
-	// time: 3.1 s in all.
-	maxAttempts = 3
-	maxFailures = 6
-	buildPause  = 100 * time.Millisecond
+	// many it may fail to get; between those it pauses, twice as long each time up
+	// to a bound: 3.1 s in all, in which so many may meet relays that have just gone.
+	maxAttempts   = 3
+	maxFailures   = 10
+	buildPause    = 100 * time.Millisecond
+	maxBuildPause = 400 * time.Millisecond
 	// tidyEvery is how often old circuits are looked for.
 	tidyEvery = 30 * time.Second
 	// retryMin and retryMax bound the pause after a circuit that was built ahead
@@ -160,6 +161,7 @@ type Client struct {
 	outageTold  [4]bool              // of this one, by what it looked like
 	checking    map[identity.ID]bool // guards whose links that are doubted
 	failures    map[Party]failures
+	unreached   unreached
 	unserved    map[want]bool // needs for which the present consensus has no path
 	phase       Phase
 	percent     int                            // of what has been done; never falls
@@ -183,7 +185,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
 		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{}, unserved: map[want]bool{},
-		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{},
+		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{}, unreached: unreached{},
 	}
 	var err error
 	if c.guards, err = loadGuards(cfg.Files, cfg.Rand); err != nil {

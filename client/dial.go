@@ -150,7 +150,7 @@ func (c *Client) attempts(ctx context.Context, w want, f func(context.Context, *
 		if t.failures > 0 {
 			// Relays that were just started, or that are behind with the
 			// consensus, need a moment.
-			sleep(ctx, buildPause<<(t.failures-1))
+			sleep(ctx, min(buildPause<<(t.failures-1), maxBuildPause))
 		}
 		x, err := c.circuitFor(ctx, w, &t)
 		switch {
