@@ -175,8 +175,8 @@ func TestKillInDownloads(t *testing.T) {
 	})
 }
 
-// killed returns the relays that are to go: one of those in use, or half of all, among
-// them two hops in use.
+// killed returns the relays that are to go: the busiest in a position, or half of all,
+// among them the busiest middle.
 func killed(n *testnet.Net, c *client.Client, what string, rng *rand.Rand) []*testnet.Relay {
 	count := map[*testnet.Relay]int{} // streams by relay in the position
 	position := map[string]int{"guard": 0, "middle": 1, "exit": 2, "half": 1}[what]
@@ -193,6 +193,13 @@ func killed(n *testnet.Net, c *client.Client, what string, rng *rand.Rand) []*te
 		return []*testnet.Relay{most}
 	}
 	out := []*testnet.Relay{most}
+	// A client never tries more than a few guards: one of those that it has used stays.
+	var stays *testnet.Relay
+	for _, g := range c.Status().Guards {
+		if r := n.Relay(g.Identity); r != most {
+			stays = r
+		}
+	}
 	// Each position keeps half of its relays.
 	for _, exit := range []bool{false, true} {
 		var all []*testnet.Relay
@@ -207,7 +214,7 @@ func killed(n *testnet.Net, c *client.Client, what string, rng *rand.Rand) []*te
 			left--
 		}
 		for _, r := range all {
-			if r != most && left > 0 {
+			if r != most && r != stays && left > 0 {
 				out = append(out, r)
 				left--
 			}
