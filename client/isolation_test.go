@@ -20,7 +20,7 @@ var soak = flag.Bool("soak", false, "run the long tests in full")
 // of before and after a new identity.
 func TestNoCircuitIsShared(t *testing.T) {
 	t.Parallel()
-	streams, identities := 1000, 40
+	streams, identities := 600, 40
 	if *soak {
 		streams, identities = 10_000, 100
 	}

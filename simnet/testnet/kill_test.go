@@ -20,7 +20,7 @@ import (
 )
 
 // killSize is the length of a download, in bytes.
-const killSize = 400_000
+const killSize = 120_000
 
 // pattern is what byte i of a download is.
 func pattern(b []byte, from int) {
@@ -81,7 +81,7 @@ func download(conn net.Conn, begun func()) error {
 // are complete, and none hangs; new streams of all identities work within seconds.
 func TestKillInDownloads(t *testing.T) {
 	t.Parallel()
-	relays, downloads := 12, 40
+	relays, downloads := 12, 30
 	if *soak {
 		relays, downloads = 32, 200
 	}
