@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -48,7 +49,9 @@ func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []
 	if ctx.Err() == nil {
 		c.mu.Lock()
 		c.problem = err
+		c.unreached.note(err, time.Now())
 		c.mu.Unlock()
+		c.noteOutage(err)
 	}
 	if err != nil {
 		return nil, err
@@ -57,6 +60,9 @@ func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []
 }
 
 func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) (*circ, error) {
+	c.mu.Lock()
+	epoch := c.epoch
+	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
 	defer cancel()
 	chooser, _, err := c.paths(ctx)
@@ -72,7 +78,7 @@ func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) 
 	if w.port == 0 {
 		w.port = webPort
 	}
-	relays, err := chooser.Pick(c.cfg.Rand, path.Request{
+	relays, err := c.pick(chooser, path.Request{
 		Port: w.port, IPv6: w.ipv6, Exit: true, Length: hops, Guard: guard,
 		Exclude: func(r *directory.Relay) bool { return slices.Contains(avoid, r.Identity) },
 	})
@@ -81,13 +87,32 @@ func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) 
 	}
 	c.mu.Lock()
 	c.nextID++
-	x := &circ{id: c.nextID, path: relays}
+	x := &circ{id: c.nextID, epoch: epoch, path: relays}
 	c.mu.Unlock()
-	if x.origin, err = c.openOrigin(ctx, l, relays, func(error) { c.forget(x) }); err != nil {
+	if x.origin, err = c.openTimed(ctx, l, relays, func(error) { c.forget(x) }); err != nil {
 		return nil, err
 	}
 	x.born = time.Now()
 	return x, nil
+}
+
+// openTimed is openOrigin within the time that circuits take here.
+func (c *Client) openTimed(ctx context.Context, l *link.Link, relays []*directory.Relay, onClose func(error)) (*circuit.Origin, error) {
+	timeout := c.times.timeout()
+	timed, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	began := time.Now()
+	o, err := c.openOrigin(timed, l, relays, onClose)
+	switch {
+	case err == nil:
+		c.times.add(time.Since(began))
+	case timed.Err() != nil && ctx.Err() == nil:
+		c.times.add(2 * timeout)
+		if hop := (*hopError)(nil); errors.As(err, &hop) && hop.hop == 1 {
+			c.checkLink(l) // which may be dead without a word
+		}
+	}
+	return o, err
 }
 
 // openOrigin opens a circuit on the link to a guard and extends it to all relays,
@@ -137,6 +162,7 @@ func (c *Client) enter(x *circ, key string, assigned bool) error {
 	if !closed {
 		if assigned {
 			x.assign(key, time.Now())
+			c.needs.took(x.firstUsed)
 		}
 		c.circuits[x.id] = x
 	}

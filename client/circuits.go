@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -21,6 +22,7 @@ var errBusy = errors.New("client: too many circuits are in use; use fewer isolat
 //	  └─────(30 minutes)─────────────────────────────────────────────────────────────────────┘
 type circ struct {
 	id     uint64
+	epoch  uint64 // that of the client when building it began
 	origin *circuit.Origin
 	path   []*directory.Relay
 	born   time.Time
@@ -29,15 +31,16 @@ type circ struct {
 	assigned            bool // belongs to key; ready for anybody until then
 	key                 string
 	firstUsed, lastUsed time.Time
-	retired             bool // takes no new streams
+	retired             bool              // takes no new streams
+	names               map[string]answer // what its exit said about names
 }
 
 // exit returns the last relay.
 func (x *circ) exit() *directory.Relay { return x.path[len(x.path)-1] }
 
-// usable reports whether x takes new streams. Client.mu is held.
-func (x *circ) usable(now time.Time) bool {
-	if x.retired || x.origin.Err() != nil || x.origin.Mux().Exhausted() {
+// usable reports whether x takes new streams. c.mu is held.
+func (c *Client) usable(x *circ, now time.Time) bool {
+	if x.retired || x.epoch != c.epoch || x.origin.Err() != nil || x.origin.Mux().Exhausted() {
 		return false
 	}
 	if x.assigned {
@@ -63,6 +66,7 @@ type trail struct {
 	circuits map[uint64]bool
 	avoid    []identity.ID // exits that refused, and relays that were not reached: others are wanted
 	failures int           // circuits that could not be built
+	epoch    uint64        // that of the client when it began
 }
 
 func (t *trail) tried(x *circ) bool {
@@ -74,6 +78,7 @@ func (t *trail) tried(x *circ) bool {
 type buildKey struct {
 	want
 	attempt int
+	epoch   uint64
 }
 
 // build is one circuit under construction that somebody waits for.
@@ -92,11 +97,16 @@ func (c *Client) circuitFor(ctx context.Context, w want, t *trail) (*circ, error
 		c.mu.Unlock()
 		return nil, ErrClosed
 	}
+	if t.epoch != c.epoch {
+		// A stream of before NewIdentity shares nothing with those of after it.
+		w.key = fmt.Sprintf("before %d: %s", t.epoch+1, w.key)
+	}
+	c.needs.asked(w, time.Now())
 	if x := c.takeLocked(w, t, time.Now()); x != nil {
 		c.mu.Unlock()
 		return x, nil
 	}
-	k := buildKey{w, len(t.circuits) + t.failures}
+	k := buildKey{w, len(t.circuits) + t.failures, c.epoch}
 	b := c.builds[k]
 	var evicted *circ
 	if b == nil {
@@ -132,7 +142,7 @@ func (c *Client) takeLocked(w want, t *trail, now time.Time) *circ {
 	var own, ready *circ
 	for _, x := range c.circuits {
 		switch {
-		case x.assigned && x.key != w.key, !w.servedBy(x.exit()), t.tried(x), !x.usable(now):
+		case x.assigned && x.key != w.key, !w.servedBy(x.exit()), t.tried(x), !c.usable(x, now):
 		case x.assigned && (own == nil || x.id > own.id):
 			own = x
 		case !x.assigned && (ready == nil || x.id < ready.id):
@@ -145,6 +155,7 @@ func (c *Client) takeLocked(w want, t *trail, now time.Time) *circ {
 	}
 	if ready != nil {
 		ready.assign(w.key, now)
+		c.needs.took(now)
 		c.wantMore()
 	}
 	return ready
@@ -203,15 +214,22 @@ func (c *Client) keepReady() {
 		if _, err := c.mirror.Wait(c.ctx); err != nil {
 			return
 		}
-		if !c.needReady() {
+		w, need := c.needReady()
+		if !need {
 			select {
 			case <-c.refill:
 			case <-c.ctx.Done():
 			}
 			continue
 		}
-		_, err := c.newCircuit(c.ctx, want{}, false, nil)
+		_, err := c.newCircuit(c.ctx, w, false, nil)
 		c.mu.Lock()
+		if w != (want{}) && errors.Is(err, path.ErrNoPath) {
+			// A stream will be told; until there is another consensus it would not help to
+			// try again.
+			c.unserved[w] = true
+			c.problem, err = nil, nil
+		}
 		lost := c.lostYoung
 		c.lostYoung = 0
 		c.mu.Unlock()
@@ -219,32 +237,27 @@ func (c *Client) keepReady() {
 			failures = 0
 			continue
 		}
-		pause := min(retryMin<<min(failures, 10), retryMax)
+		pause := min(retryMin<<min(failures, 10), c.pauseMax())
 		failures++
 		if err != nil && c.ctx.Err() == nil {
 			c.cfg.Log.Debug("could not build a circuit, trying again", "err", err)
-			if failures >= manyFailures && time.Since(warned) >= time.Minute && !errors.Is(err, ErrNotReady) {
-				// The mirror has its own warnings about the consensus.
-				c.cfg.Log.Warn("no circuit can be built; check the connection to the internet", "count", failures, "err", err)
+			if failures >= manyFailures && outageOf(err) == outageNone && time.Since(warned) >= time.Minute && !errors.Is(err, ErrNotReady) {
+				// The mirror has its own warnings about the consensus, and noteOutage those
+				// about the way to guards.
+				c.cfg.Log.Warn("no circuit can be built; cepa tries again, and says what stands in the way in cepa status", "count", failures, "err", err)
 				warned = time.Now()
 			}
 		}
-		sleep(c.ctx, pause)
+		c.rest(pause)
 	}
 }
 
-// needReady reports whether one more circuit should be built ahead of need, and
-// makes room for it.
-func (c *Client) needReady() bool {
+// needReady returns what a circuit should be built for ahead of need, if one should,
+// and makes room for it.
+func (c *Client) needReady() (want, bool) {
 	c.mu.Lock()
-	now, n := time.Now(), 0
-	for _, x := range c.circuits {
-		if !x.assigned && x.usable(now) {
-			n++
-		}
-	}
+	w, need := c.missingLocked(time.Now())
 	var evicted *circ
-	need := n < c.cfg.Ready
 	if need {
 		evicted, need = c.roomLocked()
 	}
@@ -252,7 +265,7 @@ func (c *Client) needReady() bool {
 	if evicted != nil {
 		evicted.origin.Close()
 	}
-	return need
+	return w, need
 }
 
 // keepTidy retires old circuits until Close.
@@ -277,7 +290,7 @@ func (c *Client) tidy(now time.Time) {
 	var idle []*circ
 	c.mu.Lock()
 	for id, x := range c.circuits {
-		if x.usable(now) {
+		if c.usable(x, now) {
 			continue
 		}
 		x.retired = true

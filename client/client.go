@@ -44,7 +44,8 @@ const (
 	maxDirty = 10 * time.Minute
 	// maxUnused is how long an unused circuit is kept.
 	maxUnused = 30 * time.Minute
-	// buildTimeout is how long all hops of a circuit may take.
+	// buildTimeout is how long all hops of a circuit may take before there is a history
+	// of them, and ever, and with it a link to a guard.
 	buildTimeout = 30 * time.Second
 	// linkTimeout is how long a link to one guard may take.
 	linkTimeout = 10 * time.Second
@@ -58,11 +59,12 @@ const (
 	// for a name (10 s) and addresses (15 s), and some way.
 	streamTimeout = 30 * time.Second
 	// maxAttempts is how many circuits one Dial may use, and maxFailures how
-	// many it may fail to get; between those it pauses, twice as long each
-	// time: 3.1 s in all.
-	maxAttempts = 3
-	maxFailures = 6
-	buildPause  = 100 * time.Millisecond
+	// many it may fail to get; between those it pauses, twice as long each time up
+	// to a bound: 3.1 s in all, in which so many may meet relays that have just gone.
+	maxAttempts   = 3
+	maxFailures   = 10
+	buildPause    = 100 * time.Millisecond
+	maxBuildPause = 400 * time.Millisecond
 	// tidyEvery is how often old circuits are looked for.
 	tidyEvery = 30 * time.Second
 	// retryMin and retryMax bound the pause after a circuit that was built ahead
@@ -111,9 +113,16 @@ type Config struct {
 	Home string
 	// Ready is how many unused circuits are kept, at most 32; 2 when 0.
 	Ready int
+	// AllowPrivateAddresses lets streams go to addresses that are nobody's on the
+	// internet, and answers of exits name them: for networks on one machine.
+	AllowPrivateAddresses bool
 	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
 	// goroutine, with what is new since the last call. Until it returns it hears no more.
 	OnProgress func(Bootstrap)
+
+	// Interfaces lists the addresses of the machine's interfaces, for noticing that the
+	// network has changed. When nil, net.InterfaceAddrs if Dial is nil too, and else none.
+	Interfaces func() ([]net.Addr, error)
 
 	Pool    *cell.Pool
 	Buffers *link.Buffers
@@ -136,25 +145,38 @@ type Client struct {
 	ready  chan struct{} // closed when the first circuit stands
 	refill chan struct{} // depth 1: fewer ready circuits than wanted
 	slots  chan struct{} // one for each circuit under construction
+	// changed, of depth 1, has keepReady try again at once.
+	changed chan struct{}
+	times   buildTimes
 
 	progressed chan struct{} // depth 1: for tellProgress
 
-	mu         sync.Mutex // guards what follows
-	closed     bool       // nothing may be added to wg any more
-	wg         sync.WaitGroup
-	chooser    *path.Chooser        // for consensus
-	consensus  *directory.Consensus // that chooser is for
-	circuits   map[uint64]*circ
-	builds     map[buildKey]*build
-	nextID     uint64
-	limit      int // of circuits: maxCircuits
-	lostYoung  int // unused circuits that were lost soon, since keepReady looked
-	phase      Phase
-	percent    int                            // of what has been done; never falls
-	fetch      mirror.Progress                // of the consensus
-	dirStrikes map[identity.ID]int            // how often the directory of a guard was of no use
-	problem    error                          // why the last attempt failed, nil when it did not
-	ended      struct{ read, written uint64 } // bytes of links that have ended
+	mu          sync.Mutex // guards what follows
+	closed      bool       // nothing may be added to wg any more
+	wg          sync.WaitGroup
+	chooser     *path.Chooser        // for consensus
+	consensus   *directory.Consensus // that chooser is for
+	circuits    map[uint64]*circ
+	builds      map[buildKey]*build
+	nextID      uint64
+	limit       int       // of circuits: maxCircuits
+	lostYoung   int       // unused circuits that were lost soon, since keepReady looked
+	epoch       uint64    // circuits of earlier ones take no new streams
+	renewed     time.Time // when NewIdentity began this one; zero at first
+	needs       needs
+	outage      outage
+	outageSince time.Time
+	outageTold  [4]bool              // of this one, by what it looked like
+	checking    map[identity.ID]bool // guards whose links that are doubted
+	failures    map[Party]failures
+	unreached   unreached
+	unserved    map[want]bool // needs for which the present consensus has no path
+	phase       Phase
+	percent     int                            // of what has been done; never falls
+	fetch       mirror.Progress                // of the consensus
+	dirStrikes  map[identity.ID]int            // how often the directory of a guard was of no use
+	problem     error                          // why the last attempt failed, nil when it did not
+	ended       struct{ read, written uint64 } // bytes of links that have ended
 }
 
 // New starts a Client. It returns at once; Ready waits until it can be used.
@@ -170,7 +192,8 @@ func New(cfg Config) (*Client, error) {
 	c := &Client{
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
-		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{},
+		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{}, unserved: map[want]bool{},
+		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{}, unreached: unreached{},
 	}
 	var err error
 	var moved bool
@@ -193,6 +216,9 @@ func New(cfg Config) (*Client, error) {
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
 	c.spawn(func() { clock.Watch(c.ctx, clockCheck, clock.Tolerance, c.cfg.Now, c.onJump) })
+	if cfg.Interfaces != nil {
+		c.spawn(c.watchNetwork)
+	}
 	if cfg.OnProgress != nil {
 		c.spawn(c.tellProgress)
 	}
@@ -202,6 +228,9 @@ func New(cfg Config) (*Client, error) {
 // complete fills in the defaults.
 func (c *Config) complete() {
 	if c.Dial == nil {
+		if c.Interfaces == nil {
+			c.Interfaces = net.InterfaceAddrs
+		}
 		c.Dial = new(net.Dialer).DialContext
 	}
 	c.Dial = socket.Dialer(c.Dial)
@@ -363,6 +392,7 @@ func (c *Client) paths(ctx context.Context) (*path.Chooser, *directory.Consensus
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.chooser, c.consensus = ch, cons
+	clear(c.unserved)
 	return ch, cons, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 
@@ -27,7 +26,9 @@ type Party string
 
 // The parties of a stream.
 const (
-	PartyNetwork     Party = "network"     // no consensus, no guard, no exit for the port
+	PartyClient      Party = "client"      // this program: the request is against its rules
+	PartyNetwork     Party = "network"     // no consensus, no connection to the internet, no path
+	PartyGuard       Party = "guard"       // the first relay does not answer
 	PartyCircuit     Party = "circuit"     // a relay on the way
 	PartyExit        Party = "exit"        // the last relay, or its policy
 	PartyDestination Party = "destination" // what the user asked for
@@ -50,6 +51,9 @@ func (e *Error) Unwrap() error { return e.Err }
 var (
 	errHost    = errors.New("client: the host name or port is not valid")
 	errForeign = fmt.Errorf("names of other networks (.onion, .alt) lead nowhere here: %w", cell.EndNotFound)
+	// errPrivate is why a literal address is refused: what it means to the user, it
+	// means to no exit, and a program that asks for it tells what its machine knows.
+	errPrivate = fmt.Errorf("a private address, which leads nowhere from an exit: let the program connect to it without the proxy: %w", cell.EndPolicy)
 )
 
 // Dial opens a stream to host:port, whose name the exit resolves. network must
@@ -80,9 +84,13 @@ func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
 	if t.Port == 0 {
 		return nil, errHost
 	}
+	if err := c.checkAddress(t.Host); err != nil {
+		c.tellFailure(err)
+		return nil, err
+	}
 	w := want{key: t.Isolation, port: t.Port}
-	if a, err := netip.ParseAddr(t.Host); err == nil {
-		w.ipv6 = a.Unmap().Is6()
+	if a, err := literal(t.Host); err == nil {
+		w.ipv6 = a.Is6()
 	}
 	var conn net.Conn
 	err := c.try(ctx, w, func(ctx context.Context, x *circ) error {
@@ -103,23 +111,6 @@ func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
 	return conn, nil
 }
 
-// Resolve looks a name up at an exit, or the name of an address. Errors are as of
-// Dial.
-func (c *Client) Resolve(ctx context.Context, name, isolation string) (cell.ResolvedBody, error) {
-	if err := checkHost(name); err != nil {
-		return cell.ResolvedBody{}, err
-	}
-	var answer cell.ResolvedBody
-	err := c.try(ctx, want{key: isolation}, func(ctx context.Context, x *circ) (err error) {
-		answer, err = x.origin.Mux().Resolve(ctx, cell.ResolveBody{Flags: cell.BeginIPv6, Name: name})
-		return err
-	})
-	if err != nil {
-		return cell.ResolvedBody{}, err
-	}
-	return answer, nil
-}
-
 // checkHost refuses what no exit could do anything with, and what must not get
 // to one.
 func checkHost(host string) error {
@@ -136,6 +127,15 @@ func checkHost(host string) error {
 // try runs f on a circuit for w, and on others while that can help. f's ctx ends
 // after streamTimeout.
 func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ) error) error {
+	err := c.attempts(ctx, w, f)
+	c.tellFailure(err)
+	return err
+}
+
+func (c *Client) attempts(ctx context.Context, w want, f func(context.Context, *circ) error) error {
+	c.mu.Lock()
+	epoch := c.epoch
+	c.mu.Unlock()
 	if c.expired() {
 		// Nor are the circuits that there are used: who may be in them was
 		// agreed for that time only.
@@ -145,12 +145,12 @@ func (c *Client) try(ctx context.Context, w want, f func(context.Context, *circ)
 		}
 	}
 	var last *Error
-	t := trail{circuits: map[uint64]bool{}}
+	t := trail{circuits: map[uint64]bool{}, epoch: epoch}
 	for len(t.circuits) < maxAttempts && t.failures < maxFailures {
 		if t.failures > 0 {
 			// Relays that were just started, or that are behind with the
 			// consensus, need a moment.
-			sleep(ctx, buildPause<<(t.failures-1))
+			sleep(ctx, min(buildPause<<(t.failures-1), maxBuildPause))
 		}
 		x, err := c.circuitFor(ctx, w, &t)
 		switch {
@@ -270,8 +270,13 @@ func partyOf(why cell.EndReason) Party {
 // to a port is what their policies say.
 func buildError(err error) *Error {
 	var hop *hopError
+	var guard *guardError
 	var none *path.NoPathError
 	switch {
+	case errors.As(err, &guard) && offline(guard.err):
+		return &Error{PartyNetwork, err}
+	case errors.As(err, &guard), errors.As(err, &hop) && hop.hop == 1:
+		return &Error{PartyGuard, err}
 	case errors.As(err, &hop):
 		return &Error{PartyCircuit, err}
 	case errors.As(err, &none) && none.Position == path.PositionExit && none.Refusing > 0:

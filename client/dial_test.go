@@ -369,7 +369,7 @@ func TestStatusHidesDestinations(t *testing.T) {
 		w.must(err)
 		defer conn.Close()
 		_, err = c.Dial(w.within(time.Minute), "tcp", "10.9.9.9:4711")
-		wantError(t, err, PartyExit, cell.EndPolicy)
+		wantError(t, err, PartyClient, cell.EndPolicy)
 		_, err = c.DialTarget(w.within(time.Minute), Target{Host: "secret.example", Port: 1, Isolation: "a secret key"})
 		wantError(t, err, PartyDestination, cell.EndRefused)
 		s := c.Status()
@@ -416,6 +416,9 @@ func TestBuildError(t *testing.T) {
 		{fmt.Errorf("client: %w", refusing), PartyExit, true},
 		{fmt.Errorf("client: %w", &path.NoPathError{Position: path.PositionExit, Relays: 4, Unfit: 4}), PartyNetwork, true},
 		{fmt.Errorf("client: %w", &path.NoPathError{Position: path.PositionMiddle, Refusing: 1}), PartyNetwork, true},
+		{&guardError{new(directory.Relay), syscall.ECONNREFUSED}, PartyGuard, false},
+		{&guardError{new(directory.Relay), syscall.ENETUNREACH}, PartyNetwork, false},
+		{&hopError{1, new(directory.Relay), cell.ExtendConnect}, PartyGuard, false},
 		{&hopError{2, new(directory.Relay), cell.ExtendConnect}, PartyCircuit, false},
 		{fmt.Errorf("%w: expired", ErrNotReady), PartyNetwork, true},
 		{errBusy, PartyNetwork, true},

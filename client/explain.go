@@ -86,7 +86,7 @@ func (c *Client) ExplainPath(q PathQuery) (*PathReport, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, x := range c.circuits {
-		if !(want{port: q.Port, ipv6: q.IPv6}).servedBy(x.exit()) || !x.usable(time.Now()) {
+		if !(want{port: q.Port, ipv6: q.IPv6}).servedBy(x.exit()) || !c.usable(x, time.Now()) {
 			continue
 		}
 		cr := CircuitReport{ID: x.id, Used: x.assigned}

@@ -3,7 +3,8 @@ package client
 import "cepa/clock"
 
 // onJump looks at once whether the consensus is still of use, and fetches a new one if
-// it is not: the timer for that stood still while the machine slept.
+// it is not: the timer for that stood still while the machine slept. Links of before may
+// be dead without a word.
 func (c *Client) onJump(j clock.Jump) {
 	j.Log(c.cfg.Log)
 	if cons := c.mirror.Current(); cons != nil {
@@ -11,6 +12,5 @@ func (c *Client) onJump(j clock.Jump) {
 			c.cfg.Log.Warn("the consensus is of no use any more, a new one is being fetched", "err", err)
 		}
 	}
-	c.mirror.Wake()
-	c.wantMore()
+	c.reconsider()
 }

@@ -1,6 +1,9 @@
 package client
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sort"
 	"time"
 
@@ -29,6 +32,7 @@ type CircuitStatus struct {
 	Hops    []HopStatus   `json:"hops"`
 	Streams int           `json:"streams"` // look-ups too
 	Used    bool          `json:"used"`    // belongs to some isolation key
+	Retired bool          `json:"retired"` // takes no new streams
 	Age     time.Duration `json:"age_ns"`
 	// Open are the streams, without where they go.
 	Open []stream.Status `json:"open_streams"`
@@ -56,12 +60,13 @@ func (c *Client) Status() Status {
 	c.mu.Lock()
 	s.Bootstrap = c.bootstrapLocked()
 	s.BytesRead, s.BytesWritten = c.ended.read, c.ended.written
-	if c.consensus != nil {
-		s.ConsensusUntil, s.Relays = c.consensus.ValidUntil, len(c.consensus.Relays)
+	if cons := c.mirror.Current(); cons != nil {
+		s.ConsensusUntil, s.Relays = cons.ValidUntil, len(cons.Relays)
 	}
 	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
+	now := time.Now()
 	for _, x := range c.circuits {
-		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Age: time.Since(x.born).Round(time.Second), Open: x.origin.Mux().Streams()}
+		cs := CircuitStatus{ID: x.id, Streams: x.origin.Mux().Len(), Used: x.assigned, Retired: !c.usable(x, now), Age: time.Since(x.born).Round(time.Second), Open: x.origin.Mux().Streams()}
 		if n := x.origin.Len(); n > 0 {
 			cs.Flow = x.origin.Flow(n)
 		}
@@ -82,4 +87,29 @@ func (c *Client) Status() Status {
 		s.BytesWritten += st.BytesWritten
 	}
 	return s
+}
+
+// StreamDestination is where one stream goes.
+type StreamDestination struct {
+	Circuit     uint64 `json:"circuit"`
+	Stream      uint16 `json:"stream"`
+	Destination string `json:"destination"`
+}
+
+// Destinations returns where the streams go. It is for the user alone: nothing keeps
+// it when they have ended, and Status leaves it out.
+func (c *Client) Destinations() []StreamDestination {
+	c.mu.Lock()
+	all := slices.Collect(maps.Values(c.circuits))
+	c.mu.Unlock()
+	out := []StreamDestination{}
+	for _, x := range all {
+		for id, to := range x.origin.Mux().Destinations() {
+			out = append(out, StreamDestination{x.id, id, to})
+		}
+	}
+	slices.SortFunc(out, func(a, b StreamDestination) int {
+		return cmp.Or(cmp.Compare(a.Circuit, b.Circuit), cmp.Compare(a.Stream, b.Stream))
+	})
+	return out
 }

@@ -61,7 +61,7 @@ func TestFallback(t *testing.T) {
 	if err := os.WriteFile(file, append(text, "\n[[fallback]]\naddress = \""+at+"\"\n"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	fresh := n.role("client", "fresh", n.client.host, "--socks", n.client.host.freePort(t))
+	fresh := n.role("client", "fresh", n.client.host, "--socks", n.client.host.freePort(t), "--allow-private-addresses")
 	fresh.args[1] = file
 	fresh.start(t)
 	await(t, readyTimeout, "a client without authorities", fresh.up)

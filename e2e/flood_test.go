@@ -73,7 +73,7 @@ func (n *rolesNet) honest(t *testing.T, id string) {
 	t.Helper()
 	socks := n.client.host.freePortAt(t, netip.MustParseAddr("127.0.0.1"))
 	name := fmt.Sprintf("honest%d", time.Now().UnixNano())
-	r := n.role("client", name, n.client.host, "--socks", socks)
+	r := n.role("client", name, n.client.host, "--socks", socks, "--allow-private-addresses")
 	if err := os.Mkdir(r.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -169,7 +169,7 @@ func startRoles(t *testing.T, g ground, interval time.Duration) *rolesNet {
 	}
 	home := g(t, "client", 77)
 	n.socks = home.freePortAt(t, netip.MustParseAddr("127.0.0.1"))
-	n.client = n.role("client", "client", home, "--socks", n.socks)
+	n.client = n.role("client", "client", home, "--socks", n.socks, "--allow-private-addresses")
 	for _, r := range n.all() {
 		r.start(t)
 	}

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strconv"
 	"sync"
 	"time"
 
@@ -111,21 +112,21 @@ func (m *Mux) Open(b cell.BeginBody) (*Stream, error) {
 	if !cell.ValidHost(b.Host) || b.Port == 0 {
 		return nil, fmt.Errorf("stream: host name or port is not valid")
 	}
-	return m.open(cell.Begin, b.AppendTo(nil))
+	return m.open(cell.Begin, b.AppendTo(nil), net.JoinHostPort(b.Host, strconv.Itoa(int(b.Port))))
 }
 
 // OpenDir starts a stream to the directory of the hop's relay.
-func (m *Mux) OpenDir() (*Stream, error) { return m.open(cell.BeginDir, nil) }
+func (m *Mux) OpenDir() (*Stream, error) { return m.open(cell.BeginDir, nil, "") }
 
-func (m *Mux) open(cmd cell.MessageCommand, payload []byte) (*Stream, error) {
-	s, err := m.begin(cmd, payload)
+func (m *Mux) open(cmd cell.MessageCommand, payload []byte, to string) (*Stream, error) {
+	s, err := m.begin(cmd, payload, to)
 	if err == nil {
 		m.cfg.Carrier.Kick()
 	}
 	return s, err
 }
 
-func (m *Mux) begin(cmd cell.MessageCommand, payload []byte) (*Stream, error) {
+func (m *Mux) begin(cmd cell.MessageCommand, payload []byte, to string) (*Stream, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	id, err := m.nextIDLocked()
@@ -133,6 +134,7 @@ func (m *Mux) begin(cmd cell.MessageCommand, payload []byte) (*Stream, error) {
 		return nil, err
 	}
 	s := newStream(m, id, true)
+	s.to = to
 	// Sent under the lock, so that IDs go out in order.
 	if err := m.cfg.Carrier.Send(cmd, id, payload); err != nil {
 		return nil, err

@@ -40,3 +40,17 @@ func (s *Stream) status() Status {
 	}
 	return st
 }
+
+// Destinations returns where the streams go that were opened at this end, by ID: for
+// their user alone.
+func (m *Mux) Destinations() map[uint16]string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	out := make(map[uint16]string, len(m.streams))
+	for id, s := range m.streams {
+		if s.to != "" {
+			out[id] = s.to
+		}
+	}
+	return out
+}

@@ -35,6 +35,7 @@ type Stream struct {
 	mux    *Mux
 	id     uint16
 	origin bool
+	to     string // where it goes, at the end that opened it to a host; for Destinations
 
 	readLock  chan struct{} // one Read at a time; a channel, since a Read waits
 	writeLock chan struct{}

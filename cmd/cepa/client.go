@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,8 +17,11 @@ import (
 // clientOptions are the flags of `cepa client`.
 type clientOptions struct {
 	nodeFlags
-	socks      string
-	guardPorts string
+	socks        []string
+	guardPorts   string
+	isolateDest  string
+	safeSocks    bool
+	allowPrivate bool
 }
 
 func newClient() *cobra.Command {
@@ -26,24 +31,49 @@ func newClient() *cobra.Command {
 		Short: "Run a client with a SOCKS and HTTP proxy port",
 		Long: `Run a client of a network: programs that use its port reach the internet
 through three relays. The port speaks SOCKS5, SOCKS4a and HTTP (CONNECT and plain
-requests). Connections with different user names or passwords never share a
-circuit.
+requests).
+
+Two connections never share a circuit when they differ in SOCKS user name,
+password, address of the program, or port of cepa that they came to. --isolate-dest
+keeps those to different hosts, ports or both apart too. --socks may be given
+several times, each with rules of its own behind the address:
+
+  isolate-dest-host, isolate-dest-port   other hosts, other ports, other circuits
+  isolate-dest                           both
+  share-users, share-clients             users and passwords, addresses of programs do not count
+  safe-socks                             refuse connections to literal IP addresses
+
+Addresses that are nobody's on the internet (private, loopback) are refused, and
+names are looked up by exits, never by this machine.
 
 It ends with exit code 3 when the authorities require a newer version of cepa.`,
-		Example: "  cepa client --network network.toml\n  curl --socks5-hostname 127.0.0.1:9250 https://example.org/\n  https_proxy=http://127.0.0.1:9250 wget https://example.org/",
-		Args:    noArgs,
+		Example: "  cepa client --network network.toml\n  curl --socks5-hostname 127.0.0.1:9250 https://example.org/\n  https_proxy=http://127.0.0.1:9250 wget https://example.org/\n" +
+			"  cepa client --network network.toml --socks 127.0.0.1:9250 --socks 127.0.0.1:9251,isolate-dest-host,isolate-dest-port",
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return runClient(cmd.Context(), &o, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	o.register(cmd, "client")
-	cmd.Flags().StringVar(&o.socks, "socks", "127.0.0.1:9250", "address of the SOCKS and HTTP proxy port")
+	// StringArray, not StringSlice: commas belong to a value.
+	cmd.Flags().StringArrayVar(&o.socks, "socks", []string{defaultSocks}, "`ADDRESS[,RULE]...` of a SOCKS and HTTP proxy port; may be repeated")
+	cmd.Flags().StringVar(&o.isolateDest, "isolate-dest", "no", "at all ports, other circuits for another destination's `host`, port, both, or no")
+	cmd.Flags().BoolVar(&o.safeSocks, "safe-socks", false, "at all ports, refuse connections to literal IP addresses")
+	cmd.Flags().BoolVar(&o.allowPrivate, "allow-private-addresses", false, "let programs ask for private addresses; for networks on one machine")
 	cmd.Flags().StringVar(&o.guardPorts, "guard-ports", "", "ports at which a firewall lets this machine connect to guards, such as 80,443 (default all)")
 	return cmd
 }
 
 func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) error {
-	ports, err := parsePorts("--guard-ports", o.guardPorts)
+	guardPorts, err := parsePorts("--guard-ports", o.guardPorts)
+	if err != nil {
+		return err
+	}
+	base := rules{safe: o.safeSocks}
+	if err := parseIsolateDest(o.isolateDest, &base); err != nil {
+		return err
+	}
+	listeners, err := parseListeners(o.socks, base)
 	if err != nil {
 		return err
 	}
@@ -52,16 +82,25 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 		return err
 	}
 	defer n.close()
-	ln, err := listenFor("the SOCKS port", "--socks", o.socks)
-	if err != nil {
-		return err
+	ports := make([]net.Listener, len(listeners))
+	names := make([]string, len(listeners))
+	for i, l := range listeners {
+		if ports[i], err = listenFor("the SOCKS port", "--socks", l.addr); err != nil {
+			return err
+		}
+		defer ports[i].Close()
+		warnOpenProxy(stderr, ports[i])
+		names[i] = describe(ports[i].Addr().String(), l.rules)
+		if i < len(listeners)-1 {
+			fmt.Fprintf(stdout, "SOCKS5 on %s\n", names[i])
+		} else {
+			fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", names[i], n.net.Name)
+		}
 	}
-	defer ln.Close()
-	warnOpenProxy(stderr, ln)
-	fmt.Fprintf(stdout, "SOCKS5 on %s; connecting to network %q\n", ln.Addr(), n.net.Name)
 	progress := progressPrinter{w: stdout}
 	c, err := client.New(client.Config{
-		Network: n.net, Files: n.dir, Log: n.log, OnProgress: progress.print, Reachable: reachable(ports), Home: homeOf(o.dataDir),
+		Network: n.net, Files: n.dir, Log: n.log, OnProgress: progress.print, Reachable: reachable(guardPorts), Home: homeOf(o.dataDir),
+		AllowPrivateAddresses: o.allowPrivate,
 	})
 	if err != nil {
 		return err
@@ -70,8 +109,8 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	n.serveStatus(func(s *nodeStatus) {
 		s.Versions = judgeVersion(c.Directory().Current(), version)
 		cs := c.Status()
-		s.Client, s.Socks = &cs, ln.Addr().String()
-	}, resource{pathResource, pathHandler(c)})
+		s.Client, s.Socks = &cs, strings.Join(names, ", ")
+	}, clientResources(c)...)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	old := make(chan error, 1) // closed when the watcher ends
@@ -81,12 +120,18 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 			old <- err
 		}
 	}()
-	served := make(chan error, 1)
-	srv, err := newSocks(c, n.log)
-	if err != nil {
-		return err
+	served := make(chan error, len(ports))
+	px := &proxy{client: c, log: n.log}
+	var serving sync.WaitGroup
+	defer serving.Wait()
+	defer cancel()
+	for i, ln := range ports {
+		srv, err := px.server(i, listeners[i].rules)
+		if err != nil {
+			return err
+		}
+		serving.Go(func() { served <- srv.Serve(ctx, ln) })
 	}
-	go func() { served <- srv.Serve(ctx, ln) }()
 	ready := make(chan error, 1)
 	go func() { ready <- c.Ready(ctx) }()
 	for {

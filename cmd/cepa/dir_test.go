@@ -299,7 +299,7 @@ func TestDirVerify(t *testing.T) {
 	a.cepa(exitOK, []string{"dir", "verify", "--network", network, a.file("signature")}, "good")
 	verify(exitOK, a.network.AppendTOML(nil), "good")
 	verify(exitFailed, a.consensus(period-30, nil, d), "EXPIRED", "NOT GOOD", "consensus: expired")
-	verify(exitFailed, a.consensus(period+1, nil, d), "NOT VALID YET", "from the future")
+	verify(exitFailed, a.consensus(period+2, nil, d), "NOT VALID YET", "from the future")
 	a.cepa(exitOK, []string{"dir", "verify", "--network", network, "--at", a.begin.Add(-30 * time.Hour).UTC().Format(time.RFC3339), a.file("document", a.consensus(period-30, nil, d)...)}, "good")
 
 	out, _ := a.cepa(exitFailed, []string{"dir", "verify", "--json", "--network", network, a.file("document", a.consensus(period-30, nil, d)...)})

@@ -40,6 +40,11 @@ func TestBadCommandLines(t *testing.T) {
 		{"simnet --bandwidth-rate 19.9KB/s", "the minimum is 20 KB/s"},
 		{"simnet --interval 1ms", "--interval must be 1s or more"},
 		{"status extra", "takes no argument"},
+		{"newnym now", "takes no argument"},
+		{"client --socks nowhere", "want an address and a port"},
+		{"client --socks 127.0.0.1:1,isolate", `"isolate" is no rule; there are isolate-dest-host, `},
+		{"client --socks 127.0.0.1:1 --socks 127.0.0.1:1", "the address stands there twice"},
+		{"client --isolate-dest all", "it may be host, port, both or no"},
 		{"authority --test-ipv6 perhaps", `--test-ipv6 is "perhaps": it may be auto, yes or no`},
 		{"authority --measure-every 5s", "a minute is the least"},
 		{"authority --measure-bytes 5KB", "1MB is the least"},
@@ -76,7 +81,7 @@ func dataDirIfSimnet(args, dir string) []string {
 }
 
 func TestHelp(t *testing.T) {
-	for _, args := range [][]string{{}, {"--help"}, {"simnet", "--help"}, {"status", "--help"}, {"path"}, {"path", "explain", "--help"}, {"version"}} {
+	for _, args := range [][]string{{}, {"--help"}, {"simnet", "--help"}, {"status", "--help"}, {"path"}, {"path", "explain", "--help"}, {"client", "--help"}, {"newnym", "--help"}, {"version"}} {
 		code, stdout, stderr := cepa(t, context.Background(), args...)
 		if code != exitOK || stderr != "" || stdout == "" {
 			t.Errorf("cepa %v: code %d, standard error %q, %d bytes of output", args, code, stderr, len(stdout))

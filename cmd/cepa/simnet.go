@@ -226,7 +226,7 @@ func (r *simnetRun) startClient(ctx context.Context) error {
 		return err
 	}
 	r.stage("client: consensus, guard and first circuit")
-	srv, err := newSocks(r.client, r.log)
+	srv, err := (&proxy{client: r.client, log: r.log}).server(0, rules{})
 	if err != nil {
 		return err
 	}

@@ -138,7 +138,9 @@ func writeFileAtomically(path string, b []byte) error {
 func (r *simnetRun) controlHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(statusResource, control.JSON(func() any { return r.status() }))
-	mux.Handle(pathResource, pathHandler(r.client))
+	for _, m := range clientResources(r.client) {
+		mux.Handle(m.path, m.handler)
+	}
 	return mux
 }
 

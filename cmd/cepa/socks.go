@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"cepa/cell"
@@ -13,21 +14,32 @@ import (
 	"cepa/virtual"
 )
 
-// newSocks returns the server of a SOCKS and HTTP port over c.
-func newSocks(c *client.Client, log *slog.Logger) (*socks.Server, error) {
+// errUnsafe is why --safe-socks refuses a literal address.
+var errUnsafe = errors.New("a literal IP address, which --safe-socks refuses: whoever looked its name up may have told the local network")
+
+// proxy makes the SOCKS and HTTP servers of a process over one client.
+type proxy struct {
+	client *client.Client
+	log    *slog.Logger
+	raw    sync.Once // the warning about literal addresses
+}
+
+// server returns the server of one port, whose number is of this port alone.
+func (p *proxy) server(number int, r rules) (*socks.Server, error) {
 	v, err := virtual.New(virtual.Config{})
 	if err != nil {
 		return nil, err
 	}
+	i := isolation{number, r}
 	return &socks.Server{
-		Dial: socksDial(c), Resolve: socksResolve(c), Virtual: v, Isolation: isolationKey, ExtendedErrors: true, Log: log,
+		Dial: p.dial(i), Resolve: p.resolve(i), Virtual: v, Isolation: i.origin, ExtendedErrors: true, Log: p.log,
 	}, nil
 }
 
-// socksResolve returns what a SOCKS server looks names up with.
-func socksResolve(c *client.Client) func(context.Context, *socks.Request) (socks.ResolveResult, error) {
+// resolve returns what a SOCKS server looks names up with.
+func (p *proxy) resolve(i isolation) func(context.Context, *socks.Request) (socks.ResolveResult, error) {
 	return func(ctx context.Context, r *socks.Request) (socks.ResolveResult, error) {
-		found, err := c.Resolve(ctx, r.Host, isolationKey(r))
+		found, err := p.client.Resolve(ctx, r.Host, i.stream(r))
 		if err != nil {
 			return socks.ResolveResult{}, &socks.Error{Reply: replyFor(err), Err: err}
 		}
@@ -35,26 +47,24 @@ func socksResolve(c *client.Client) func(context.Context, *socks.Request) (socks
 	}
 }
 
-// socksDial returns what a SOCKS server dials with: streams of c, isolated by
-// user name and password.
-func socksDial(c *client.Client) func(context.Context, *socks.Request) (net.Conn, error) {
+// dial returns what a SOCKS server dials with.
+func (p *proxy) dial(i isolation) func(context.Context, *socks.Request) (net.Conn, error) {
 	return func(ctx context.Context, r *socks.Request) (net.Conn, error) {
-		conn, err := c.DialTarget(ctx, client.Target{Host: r.Host, Port: r.Port, Isolation: isolationKey(r)})
+		if !r.IsName {
+			if i.rules.safe {
+				return nil, &socks.Error{Reply: socks.ReplyNotAllowed, Err: errUnsafe}
+			}
+			p.raw.Do(func() {
+				p.log.Warn("a program asked for an IP address instead of a name; if it looked the name up by itself, the local network knows where it goes: " +
+					"have it leave names to the proxy (SOCKS5 with host names, SOCKS4a, HTTP), or refuse such requests with --safe-socks; this is said once")
+			})
+		}
+		conn, err := p.client.DialTarget(ctx, client.Target{Host: r.Host, Port: r.Port, Isolation: i.stream(r)})
 		if err != nil {
 			return nil, &socks.Error{Reply: replyFor(err), Err: err}
 		}
 		return conn, nil
 	}
-}
-
-// isolationKey is different for each pair of user name and password, and for
-// none.
-func isolationKey(r *socks.Request) string {
-	if !r.Auth {
-		return ""
-	}
-	// A user name has at most 255 bytes, so that its length takes one.
-	return "socks:" + string([]byte{byte(len(r.Username))}) + r.Username + r.Password
 }
 
 // replyFor chooses the SOCKS reply for why a dial failed.
@@ -80,7 +90,7 @@ func replyFor(err error) socks.Reply {
 		return socks.ReplyTTLExpired
 	}
 	var e *client.Error
-	if errors.As(err, &e) && e.Party == client.PartyNetwork {
+	if errors.As(err, &e) && (e.Party == client.PartyNetwork || e.Party == client.PartyGuard) {
 		return socks.ReplyNetworkUnreachable
 	}
 	return socks.ReplyGeneralFailure

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"cepa/cell"
 	"cepa/client"
 	"cepa/control"
+	"cepa/path"
 	"cepa/relay"
 )
 
@@ -29,7 +31,9 @@ type nodeStatus struct {
 	Uptime  time.Duration  `json:"uptime_ns"`
 	Socks   string         `json:"socks,omitempty"`
 	Client  *client.Status `json:"client,omitempty"`
-	Relays  []relay.Status `json:"relays,omitempty"`
+	// Destinations are there only when they were asked for.
+	Destinations []client.StreamDestination `json:"destinations,omitempty"`
+	Relays       []relay.Status             `json:"relays,omitempty"`
 
 	Authority *authorityStatus `json:"authority,omitempty"`
 	// Versions is what the authorities say of versions of cepa, if anything.
@@ -47,19 +51,25 @@ func defaultDataDir() string {
 
 func newStatus() *cobra.Command {
 	var dataDir string
-	var asJSON bool
+	var asJSON, destinations bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what a running cepa does",
 		Long: `Show what the cepa that runs on a data directory does: how far it has come,
-its circuits hop by hop, streams (never their destinations), links and bytes.
-It asks over the control socket in that directory.`,
+its guards, its circuits hop by hop, streams, links and bytes. Where streams go is
+shown with --show-destinations only. It asks over the control socket in that
+directory, which nobody but its owner may open.`,
 		Example: "  cepa status\n  cepa status --data-dir ~/net --json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var s nodeStatus
 			if err := control.Get(cmd.Context(), control.Path(dataDir), statusResource, &s); err != nil {
 				return err
+			}
+			if destinations && s.Client != nil {
+				if err := control.Get(cmd.Context(), control.Path(dataDir), destinationsResource, &s.Destinations); err != nil {
+					return err
+				}
 			}
 			if asJSON {
 				enc := json.NewEncoder(cmd.OutOrStdout())
@@ -70,6 +80,7 @@ It asks over the control socket in that directory.`,
 		},
 	}
 	cmd.Flags().StringVar(&dataDir, "data-dir", defaultDataDir(), "data directory of the running cepa")
+	cmd.Flags().BoolVar(&destinations, "show-destinations", false, "show where streams go")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -87,19 +98,23 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 		}
 		fmt.Fprintf(w, "  consensus: %d relays, valid until %s\n", c.Relays, c.ConsensusUntil.Local().Format("2006-01-02 15:04:05"))
 		fmt.Fprintf(w, "  links: %d, read %s, written %s\n", len(c.Links), formatBytes(float64(c.BytesRead)), formatBytes(float64(c.BytesWritten)))
+		printGuards(w, c.Guards, c.Links)
 		if len(c.Circuits) > 0 {
 			tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
 			fmt.Fprintln(tw, "\n  CIRCUIT\tHOPS\tSTREAMS\tAGE\tSTATE\tWINDOW\tRTT\tSENDS")
 			for _, x := range c.Circuits {
 				state := "ready"
-				if x.Used {
+				switch {
+				case x.Retired:
+					state = "ending"
+				case x.Used:
 					state = "in use"
 				}
 				fmt.Fprintf(tw, "  %d\t%s\t%d\t%s\t%s\t%d\t%s\t%s\n", x.ID, hopNames(x.Hops), x.Streams, x.Age, state,
 					x.Flow.Window, formatRTT(x.Flow.RTT), formatRate(int64(x.Flow.Rate*float64(cell.Size))))
 			}
 			tw.Flush()
-			printStreams(w, c.Circuits)
+			printStreams(w, c.Circuits, s.Destinations)
 		}
 	}
 	if a := s.Authority; a != nil {
@@ -138,8 +153,29 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 // maxStreamsShown bounds the list for people; --json has all.
 const maxStreamsShown = 20
 
-// printStreams lists open streams, never with their destinations.
-func printStreams(w io.Writer, circuits []client.CircuitStatus) {
+// printGuards lists the guards that were tried, in the order in which they are used.
+func printGuards(w io.Writer, guards []path.GuardStatus, links []client.LinkStatus) {
+	for i, g := range guards {
+		if g.Tried == 0 {
+			continue
+		}
+		name, state := g.Nickname, g.State
+		if name == "" {
+			name = "a relay"
+		}
+		if slices.ContainsFunc(links, func(l client.LinkStatus) bool { return l.Peer == g.Relay }) {
+			state += ", connected"
+		}
+		fmt.Fprintf(w, "  guard %d: %s %s, %s\n", i+1, name, g.Relay.Short(), state)
+	}
+}
+
+// printStreams lists open streams, with their destinations if those were asked for.
+func printStreams(w io.Writer, circuits []client.CircuitStatus, destinations []client.StreamDestination) {
+	to := map[[2]uint64]string{}
+	for _, d := range destinations {
+		to[[2]uint64{d.Circuit, uint64(d.Stream)}] = d.Destination
+	}
 	tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
 	shown, all := 0, 0
 	for _, x := range circuits {
@@ -148,9 +184,17 @@ func printStreams(w io.Writer, circuits []client.CircuitStatus) {
 				continue
 			}
 			if shown++; shown == 1 {
-				fmt.Fprintln(tw, "\n  STREAM\tSTATE\tREAD\tWRITTEN")
+				fmt.Fprint(tw, "\n  STREAM\tSTATE\tREAD\tWRITTEN")
+				if len(to) > 0 {
+					fmt.Fprint(tw, "\tDESTINATION")
+				}
+				fmt.Fprintln(tw)
 			}
-			fmt.Fprintf(tw, "  %d/%d\t%s\t%s\t%s\n", x.ID, s.ID, s.State, formatBytes(float64(s.Read)), formatBytes(float64(s.Written)))
+			fmt.Fprintf(tw, "  %d/%d\t%s\t%s\t%s", x.ID, s.ID, s.State, formatBytes(float64(s.Read)), formatBytes(float64(s.Written)))
+			if len(to) > 0 {
+				fmt.Fprint(tw, "\t"+to[[2]uint64{x.ID, uint64(s.ID)}])
+			}
+			fmt.Fprintln(tw)
 		}
 	}
 	tw.Flush()

@@ -75,28 +75,6 @@ func FuzzUnits(f *testing.F) {
 	})
 }
 
-// TestIsolationKeys: different credentials never share a key.
-func TestIsolationKeys(t *testing.T) {
-	seen := map[string]string{}
-	for _, r := range []socks.Request{
-		{},
-		{Auth: true},
-		{Auth: true, Username: "a"},
-		{Auth: true, Password: "a"},
-		{Auth: true, Username: "ab"},
-		{Auth: true, Username: "a", Password: "b"},
-		{Auth: true, Password: "ab"},
-		{Auth: true, Username: "a", Password: "bc"},
-		{Auth: true, Username: "ab", Password: "c"},
-	} {
-		k, who := isolationKey(&r), fmt.Sprintf("%q %q", r.Username, r.Password)
-		if other, ok := seen[k]; ok {
-			t.Errorf("%s and %s share a key", who, other)
-		}
-		seen[k] = who
-	}
-}
-
 func TestReplies(t *testing.T) {
 	wrap := func(p client.Party, err error) error { return &client.Error{Party: p, Err: err} }
 	for _, tc := range []struct {
@@ -110,6 +88,8 @@ func TestReplies(t *testing.T) {
 		{wrap(client.PartyExit, cell.EndPolicy), socks.ReplyNotAllowed},
 		{wrap(client.PartyExit, cell.EndInternal), socks.ReplyGeneralFailure},
 		{wrap(client.PartyNetwork, errors.New("no consensus")), socks.ReplyNetworkUnreachable},
+		{wrap(client.PartyGuard, errors.New("does not answer")), socks.ReplyNetworkUnreachable},
+		{wrap(client.PartyClient, fmt.Errorf("private: %w", cell.EndPolicy)), socks.ReplyNotAllowed},
 		{wrap(client.PartyCircuit, errors.New("lost")), socks.ReplyGeneralFailure},
 		{context.DeadlineExceeded, socks.ReplyTTLExpired},
 	} {

@@ -145,6 +145,7 @@ func TestRateOneWay(t *testing.T) {
 				t.Errorf("%s: the exit moved only %d bytes in %v: the test does not reach its rate", site, most, rateWindow)
 			}
 			conn.Close()
+			time.Sleep(10 * time.Millisecond) // virtual: trickle notices, after which nothing sleeps
 		}
 	})
 }

@@ -240,6 +240,7 @@ func (n *Net) NewClient(cfg client.Config) (*client.Client, error) {
 		return nil, ErrClosed
 	}
 	cfg.Network = n.Network
+	cfg.AllowPrivateAddresses = true // those of Sites
 	if cfg.Dial == nil {
 		cfg.Dial = loopback{}.Dial
 		if n.cfg.Sim != nil {
