@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"syscall"
 	"time"
 
 	"cepa/circuit"
@@ -53,10 +56,23 @@ func outageOf(err error) outage {
 		return outageNone
 	case offline(guard.err):
 		return outageOffline
-	case errors.As(guard.err, &hs) && !errors.Is(guard.err, context.DeadlineExceeded):
+	case errors.As(guard.err, &hs) && !hungUp(guard.err):
 		return outagePortal
 	}
 	return outageGuards
+}
+
+// hungUp reports whether a handshake failed because the other end went away or said
+// nothing, as a guard does that is starting or busy, and not for what it said.
+func hungUp(err error) bool {
+	for _, e := range []error{
+		context.DeadlineExceeded, context.Canceled, os.ErrDeadlineExceeded, io.EOF, io.ErrUnexpectedEOF, net.ErrClosed, syscall.ECONNRESET, syscall.EPIPE, link.ErrClosed,
+	} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // warning is what the user is told when an outage begins.

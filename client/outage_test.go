@@ -79,6 +79,11 @@ func TestOutages(t *testing.T) {
 			return refusing(syscall.ENETUNREACH)
 		}, "cepa goes on by itself when it is", outageRetry + time.Second},
 		"captive portal": {portal, "are answered by something else", outageRetry + time.Second},
+		"hangs up": {func(w *world) func(context.Context, string, string) (net.Conn, error) {
+			w.site("40.0.0.2", 80, func(net.Conn) {})
+			from := w.clientHost()
+			return func(ctx context.Context, _, _ string) (net.Conn, error) { return from.Dial(ctx, "tcp", "40.0.0.2:80") }
+		}, "no guard answers: ", retryMax + time.Second},
 		"guards blocked": {func(*world) func(context.Context, string, string) (net.Conn, error) {
 			return refusing(syscall.ECONNREFUSED)
 		}, "no guard answers: ", retryMax + time.Second},
@@ -103,6 +108,9 @@ func TestOutages(t *testing.T) {
 						t.Fatal("connected")
 					}
 					t.Log(err)
+					if n := countLines(w.logged.String(), "level=WARN"); n != 1 {
+						t.Errorf("the log has %d warnings, want one:\n%s", n, warnings(w.logged.String()))
+					}
 					if n := countLines(w.logged.String(), x.says); n != 1 {
 						t.Errorf("the log says %q %d times, want once", x.says, n)
 					}
@@ -243,4 +251,14 @@ func TestFailureIsTold(t *testing.T) {
 			}
 		}
 	})
+}
+
+// warnings returns the lines of a log that are warnings.
+func warnings(log string) (out string) {
+	for line := range strings.Lines(log) {
+		if strings.Contains(line, "level=WARN") {
+			out += line
+		}
+	}
+	return out
 }

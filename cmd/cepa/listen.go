@@ -168,7 +168,7 @@ func (i isolation) stream(r *socks.Request) string {
 		// Names that differ in case or in the dot at their end are the same.
 		b = appendPart(append(b, 'h'), strings.ToLower(strings.TrimSuffix(r.Host, ".")))
 	}
-	if i.rules.destPort {
+	if i.rules.destPort && r.Command == socks.CommandConnect { // look-ups have none
 		b = append(b, 'p', byte(r.Port>>8), byte(r.Port))
 	}
 	return string(b)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -123,6 +124,35 @@ func TestClientPorts(t *testing.T) {
 		connect(step.port, step.user)
 		if n := len(used()); n != step.circuits {
 			t.Errorf("after connection %d: %d circuits in use, want %d", i+1, n, step.circuits)
+		}
+	}
+	// The HTTP proxy on the same port goes by the same rules.
+	tunnel := func(port, user string) {
+		t.Helper()
+		conn, err := net.Dial("tcp", port)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close() })
+		req := fmt.Sprintf("CONNECT %s:80 HTTP/1.1\r\nHost: %s:80\r\n", demoHost, demoHost)
+		if user != "" {
+			req += "Proxy-Authorization: Basic " + base64.StdEncoding.EncodeToString([]byte(user+":")) + "\r\n"
+		}
+		if _, err := io.WriteString(conn, req+"\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		answer := make([]byte, len("HTTP/1.1 200"))
+		if _, err := io.ReadFull(conn, answer); err != nil || string(answer) != "HTTP/1.1 200" {
+			t.Fatalf("CONNECT: %q, %v", answer, err)
+		}
+	}
+	for i, step := range []struct {
+		port, user string
+		circuits   int
+	}{{plain, "", 4}, {plain, "alice", 4}, {strict, "", 4}, {plain, "carol", 5}, {strict, "carol", 6}} {
+		tunnel(step.port, step.user)
+		if n := len(used()); n != step.circuits {
+			t.Errorf("after tunnel %d: %d circuits in use, want %d", i+1, n, step.circuits)
 		}
 	}
 	if _, text := circuits(); strings.Contains(text, demoHost) {

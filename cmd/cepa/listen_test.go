@@ -64,7 +64,7 @@ func TestParseListeners(t *testing.T) {
 // asked is one way in which requests differ.
 func asked(user, pass string, auth bool, from, host string, port uint16) *socks.Request {
 	return &socks.Request{
-		Auth: auth, Username: user, Password: pass, Host: host, IsName: true, Port: port,
+		Command: socks.CommandConnect, Auth: auth, Username: user, Password: pass, Host: host, IsName: true, Port: port,
 		Client: net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from)),
 	}
 }
