@@ -109,6 +109,10 @@ func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directo
 			return nil, &hopError{i + 1, r, err}
 		}
 	}
+	if err := c.padSetup(ctx, o); err != nil {
+		o.Close()
+		return nil, &hopError{len(relays), relays[len(relays)-1], err}
+	}
 	return o, nil
 }
 

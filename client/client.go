@@ -105,6 +105,9 @@ type Config struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Ready is how many unused circuits are kept, at most 32; 2 when 0.
 	Ready int
+	// ReducedPadding makes the link to the guard cost less, and hide less: empty
+	// records after longer silences instead of padding, in both directions.
+	ReducedPadding bool
 	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
 	// goroutine, with what is new since the last call. Until it returns it hears no more.
 	OnProgress func(Bootstrap)
@@ -144,6 +147,7 @@ type Client struct {
 	phase      Phase
 	percent    int                            // of what has been done; never falls
 	fetch      mirror.Progress                // of the consensus
+	steps      circuit.Steps                  // how long hops take to add; has its own lock
 	dirStrikes map[identity.ID]int            // how often the directory of a guard was of no use
 	problem    error                          // why the last attempt failed, nil when it did not
 	ended      struct{ read, written uint64 } // bytes of links that have ended
@@ -302,10 +306,9 @@ func (c *Client) problemLocked() error {
 // linkConfig returns the configuration of a link: a client's, without
 // identity.
 func (c *Client) linkConfig() *link.Config {
-	shortest, longest := c.params().LinkPadding()
 	return &link.Config{
 		Pool: c.cfg.Pool, Buffers: c.cfg.Buffers, QueueCells: circuit.QueueCells,
-		Keepalive: link.Keepalive{Min: shortest, Max: longest},
+		Keepalive: c.keepalive(),
 		Rand:      c.cfg.Rand, Now: c.cfg.Now, Log: c.cfg.Log,
 		OnClose: func(l *link.Link, _ error) {
 			st := l.Stats()
