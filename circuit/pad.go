@@ -70,8 +70,8 @@ func (o *Origin) PadSetup(ctx context.Context, cells int, steps *Steps) error {
 		if i == 0 {
 			own.further = took - near
 			steps.add(own)
-			if mine {
-				s.further = own.further
+			if mine { // drawn before this was known
+				s.further = s.gap
 			}
 		}
 		lead += max(0, s.further)
@@ -178,7 +178,7 @@ func (s *Steps) draw(random io.Reader, own step) (drawn step, mine bool, err err
 	if random == nil {
 		random = rand.Reader
 	}
-	var b [12]byte
+	var b [8]byte
 	if _, err := io.ReadFull(random, b[:]); err != nil {
 		return step{}, false, fmt.Errorf("circuit: drawing the time of padding: %w", err)
 	}
@@ -188,11 +188,9 @@ func (s *Steps) draw(random io.Reader, own step) (drawn step, mine bool, err err
 		own = s.all[i]
 	}
 	s.mu.Unlock()
-	noisy := func(d time.Duration, x []byte) time.Duration {
-		permille := 1000 - 10*stepNoise + time.Duration(binary.BigEndian.Uint32(x)%(20*stepNoise+1))
-		return d * permille / 1000
-	}
-	return step{noisy(own.gap, b[4:]), noisy(own.further, b[8:])}, mine, nil
+	// Both by as much: that the one follows from the other can be seen.
+	permille := 1000 - 10*stepNoise + time.Duration(binary.BigEndian.Uint32(b[4:])%(20*stepNoise+1))
+	return step{own.gap * permille / 1000, own.further * permille / 1000}, mine, nil
 }
 
 // padding is a relay's side of it, guarded by Transit.mu.
