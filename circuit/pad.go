@@ -70,8 +70,8 @@ func (o *Origin) PadSetup(ctx context.Context, cells int, steps *Steps) error {
 		if i == 0 {
 			own.further = took - near
 			steps.add(own)
-			if mine { // drawn before this was known
-				s.further = s.gap
+			if mine && own.gap > 0 { // drawn before this was known
+				s.further = time.Duration(float64(own.further) * float64(s.gap) / float64(own.gap))
 			}
 		}
 		lead += max(0, s.further)
