@@ -36,6 +36,7 @@ var limitRows = [][2]string{
 	{"nothing received on a client's link", "{link.silenceTimeout in minute} minutes"},
 	{"a link without circuits", "{link.DefaultIdleTimeout in minute} to {link.DefaultIdleTimeout*5/4 in minute} minutes"},
 	{"cells queued for one circuit on a link", "{circuit.QueueCells}"},
+	{"exchanges of padding of a circuit at a relay", "{circuit.maxPadExchanges}"},
 	{"EXTENDs under way at a relay; of one client's link", "{relay.defaultLimits().extending}; {relay.defaultLimits().clientExtending}"},
 	{"streams and look-ups of a circuit at a relay", "{relay.defaultLimits().circuitStreams}"},
 	{"streams that the relay has ended and the origin has not", "{stream.maxClosing}"},

@@ -155,3 +155,22 @@ func FuzzFixed(f *testing.F) {
 		}
 	})
 }
+
+func FuzzPadNegotiate(f *testing.F) {
+	f.Add(bytesOf("00000000 00009c40"))
+	f.Add(bytesOf("001e8480 001e8480"))
+	f.Add(bytesOf("001e8481 00000000"))
+	f.Add(fill(9, 0))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := cell.ParsePadNegotiate(b)
+		if err != nil {
+			return
+		}
+		if again := m.AppendTo(nil); !bytes.Equal(again, b) {
+			t.Fatalf("% x became % x", b, again)
+		}
+		if m.First < 0 || m.Second < 0 || m.First > cell.MaxPadDelay || m.Second > cell.MaxPadDelay {
+			t.Fatalf("%+v", m)
+		}
+	})
+}

@@ -122,8 +122,8 @@ var messageRules = [...]Rule{
 	Resolved:     {KnownStream, RelayNever, OriginLastHop, true},
 	Ack:          {NoStream, RelayAlways, OriginAnyHop, false},
 	Credit:       {KnownStream, RelayLast, OriginLastHop, true},
-	PadNegotiate: {NoStream, RelayNever, OriginNever, true},
-	Drop:         {NoStream, RelayNever, OriginNever, true},
+	PadNegotiate: {NoStream, RelayIdle, OriginNever, false},
+	Drop:         {NoStream, RelayLast, OriginLastHop, false},
 }
 
 // Rule returns where the message is lawful. That of an unknown command is

@@ -333,7 +333,7 @@ func TestSpecExamples(t *testing.T) {
 		}
 		seen[m.Command] = true
 	}
-	for c := cell.ExtendFailed; c <= cell.Credit; c++ {
+	for c := cell.ExtendFailed; c <= cell.Drop; c++ {
 		if !seen[c] {
 			t.Errorf("%v has no example", c)
 		}
@@ -367,6 +367,11 @@ func again(m cell.Message) ([]byte, error) {
 	case cell.Credit:
 		n, err := cell.ParseCredit(m.Payload)
 		return []byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, err
+	case cell.PadNegotiate:
+		b, err := cell.ParsePadNegotiate(m.Payload)
+		return b.AppendTo(nil), err
+	case cell.Drop:
+		return nil, cell.ParseDrop(m.Payload)
 	}
 	return m.Payload, nil // BEGIN_DIR and DATA: any
 }

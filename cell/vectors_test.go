@@ -135,6 +135,9 @@ func makeVectors(t *testing.T) vectors {
 	add("ACK", 11, 0, said{"tag": "000102030405060708090a0b0c0d0e0f"}, "000102030405060708090a0b0c0d0e0f")
 	add("CREDIT", 12, 1, said{"bytes": 1}, "00000001")
 	add("CREDIT", 12, 1, said{"bytes": uint32(2147483647)}, "7fffffff")
+	add("PAD_NEGOTIATE", 13, 0, said{"first_us": 0, "second_us": 40000}, "00000000", "00009c40")
+	add("PAD_NEGOTIATE, the longest delays", 13, 0, said{"first_us": 2000000, "second_us": 2000000}, "001e8480", "001e8480")
+	add("DROP", 14, 0, said{})
 
 	fail := func(what, name, b, err string) { v.Failures = append(v.Failures, failureVector{name, what, b, err}) }
 	create := "80000001" + "01"
@@ -191,6 +194,13 @@ func makeVectors(t *testing.T) vectors {
 	malformed("ACK of 15 bytes", "0b 0000 000f "+strings.Repeat("00", 15), "ACK: length")
 	malformed("CREDIT of 0", "0c 0001 0004 00000000", "CREDIT: bytes")
 	malformed("CREDIT of 5 bytes", "0c 0001 0005 0000000001", "CREDIT: length")
+	malformed("PAD_NEGOTIATE with a stream", "0d 0001 0008 00000000 00000000", "PAD_NEGOTIATE: stream ID")
+	malformed("PAD_NEGOTIATE of 7 bytes", "0d 0000 0007 00000000 000000", "PAD_NEGOTIATE: length")
+	malformed("PAD_NEGOTIATE of 9 bytes", "0d 0000 0009 00000000 00000000 00", "PAD_NEGOTIATE: length")
+	malformed("PAD_NEGOTIATE, first delay above 2 s", "0d 0000 0008 001e8481 00000000", "PAD_NEGOTIATE: delay")
+	malformed("PAD_NEGOTIATE, second delay above 2 s", "0d 0000 0008 00000000 ffffffff", "PAD_NEGOTIATE: delay")
+	malformed("DROP with a stream", "0e 0001 0000", "DROP: stream ID")
+	malformed("DROP with a payload", "0e 0000 0001 00", "DROP: length")
 	return v
 }
 
@@ -283,6 +293,11 @@ func messageFields(m cell.Message) (said, error) {
 	case cell.Credit:
 		n, err := cell.ParseCredit(m.Payload)
 		return said{"bytes": n}, err
+	case cell.PadNegotiate:
+		b, err := cell.ParsePadNegotiate(m.Payload)
+		return said{"first_us": b.First.Microseconds(), "second_us": b.Second.Microseconds()}, err
+	case cell.Drop:
+		return said{}, cell.ParseDrop(m.Payload)
 	}
 	return said{}, nil
 }

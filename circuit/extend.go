@@ -23,9 +23,9 @@ func (t *Transit) extend(p []byte) error {
 		t.mu.Unlock()
 		return t.err
 	}
-	if t.state != alone || busy {
+	if t.state != alone || busy || t.pad.active {
 		t.mu.Unlock()
-		return fmt.Errorf("%w: EXTEND of a circuit that is extended or carries streams", ErrProtocol)
+		return fmt.Errorf("%w: EXTEND of a circuit that is extended, carries streams or is being padded", ErrProtocol)
 	}
 	if t.k == cell.MaxHops {
 		err := t.sendLocked(cell.ExtendFailed, 0, []byte{byte(cell.ExtendNotAllowed)})

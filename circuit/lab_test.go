@@ -175,7 +175,7 @@ func newLab(t testing.TB, hops int, suite layer.Suite) *lab {
 			l.relays[k-2].joined(side.(*nextSide), out)
 		}
 		l.relays = append(l.relays, r)
-		if err := l.origin.addHop(k, HopSpec{Suite: suite}, keys); err != nil {
+		if err := l.origin.addHop(k, HopSpec{Suite: suite}, keys, 0); err != nil {
 			t.Fatal(err)
 		}
 		if k < hops {

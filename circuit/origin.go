@@ -7,6 +7,7 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"cepa/cell"
 	"cepa/crypto/handshake"
@@ -49,6 +50,7 @@ type Origin struct {
 	out     Outlet     // does not change from the first Extend on
 	sending cell.List  // empty between calls; here, so that it is not allocated
 	pending *pendingHop
+	padding *padWait      // the exchange of padding that is under way
 	err     error         // why it ended
 	done    chan struct{} // closed when it ended
 }
@@ -63,6 +65,7 @@ type hop struct {
 	mux    *stream.Mux  // set before the hop is published
 	keys   [32]byte     // exporter
 	spec   HopSpec
+	took   time.Duration // from the request for it to its answer; set before the hop is published
 }
 
 // pendingHop is a hop whose handshake waits for the other half.
@@ -141,6 +144,7 @@ func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 	if err := o.reserve(k, p); err != nil {
 		return err
 	}
+	asked := time.Now()
 	if err := o.ask(k, spec, init.Message1()); err != nil {
 		o.destroy(cell.ReasonResource, fmt.Errorf("%w: hop %d: %w", ErrDestroyed, k, err))
 		return o.Err()
@@ -158,13 +162,14 @@ func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 		o.destroy(cell.ReasonFinished, err)
 		return err
 	}
+	took := time.Since(asked)
 	keys, err := init.Finish(reply)
 	if err != nil {
 		err = fmt.Errorf("%w: hop %d: %w", ErrProtocol, k, err)
 		o.destroy(cell.ReasonProtocol, err)
 		return err
 	}
-	return o.addHop(k, spec, keys)
+	return o.addHop(k, spec, keys, took)
 }
 
 // reserve makes p the one pending hop, which will be hop k.
@@ -179,8 +184,8 @@ func (o *Origin) reserve(k int, p *pendingHop) error {
 		return o.err
 	case o.out == nil:
 		return errors.New("circuit: Extend before Attach")
-	case o.pending != nil || k != o.Len()+1:
-		return errors.New("circuit: another Extend is under way")
+	case o.pending != nil || o.padding != nil || k != o.Len()+1:
+		return errors.New("circuit: another Extend, or PadSetup, is under way")
 	case busy:
 		return errors.New("circuit: Extend of a circuit that carries streams")
 	}
@@ -210,8 +215,8 @@ func (o *Origin) ask(k int, spec HopSpec, message1 []byte) error {
 	return o.sendLocked(hops[k-2], cell.Extend, 0, body.AppendTo(make([]byte, 0, cell.ExtendSize)))
 }
 
-func (o *Origin) addHop(k int, spec HopSpec, keys *handshake.Keys) error {
-	h := &hop{origin: o, index: k, spec: spec, keys: keys.Exporter, win: newWindow(o.cfg.Flow)}
+func (o *Origin) addHop(k int, spec HopSpec, keys *handshake.Keys, took time.Duration) error {
+	h := &hop{origin: o, index: k, spec: spec, keys: keys.Exporter, win: newWindow(o.cfg.Flow), took: took}
 	var err error
 	if h.fwd, err = layer.New(spec.Suite, keys.Forward); err == nil {
 		h.back, err = layer.New(spec.Suite, keys.Backward)
@@ -379,6 +384,8 @@ func (o *Origin) message(h *hop, inner []byte, asks bool, tag [cell.TagSize]byte
 		return false, o.deliverReply(reply)
 	case cell.ExtendFailed:
 		return false, o.extendFailed(m.Payload)
+	case cell.Drop:
+		return false, o.dropped(m.Payload)
 	default:
 		kept, err := h.mux.Handle(m, c)
 		if err != nil {

@@ -67,6 +67,7 @@ type Transit struct {
 	state    farState
 	side     *nextSide // the present attempt
 	nextOut  Outlet    // its Outlet, from creating on
+	pad      padding   // what of it the origin has asked for
 	err      error     // why it ended
 }
 
@@ -132,6 +133,7 @@ func (t *Transit) end(prev, next cell.Reason, err error, endStreams func(error))
 	t.err = err
 	nextOut := t.nextOut
 	t.cfg.Pool.PutList(&t.backList)
+	t.pad.stop()
 	t.mu.Unlock()
 	endStreams(err)
 	if prev != noTell {
@@ -246,6 +248,10 @@ func (t *Transit) message(inner []byte, asks bool, tag [cell.TagSize]byte, c *ce
 		return false, t.acked(m.Payload)
 	case cell.Extend:
 		return false, t.extend(m.Payload)
+	case cell.PadNegotiate:
+		return false, t.padNegotiate(m.Payload)
+	case cell.Drop:
+		return false, t.padDone(m.Payload)
 	default:
 		kept, err := t.mux.Handle(m, c)
 		if err != nil {

@@ -137,6 +137,13 @@ func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directo
 			return nil, &hopError{i + 1, r, err}
 		}
 	}
+	if err := c.padSetup(ctx, o); err != nil {
+		o.Close()
+		if len(relays) > 1 {
+			c.countCircuit(relays[0], path.CircuitFailed)
+		}
+		return nil, &hopError{len(relays), relays[len(relays)-1], err}
+	}
 	if len(relays) > 1 {
 		c.countCircuit(relays[0], path.CircuitBuilt)
 	}

@@ -116,6 +116,9 @@ type Config struct {
 	// AllowPrivateAddresses lets streams go to addresses that are nobody's on the
 	// internet, and answers of exits name them: for networks on one machine.
 	AllowPrivateAddresses bool
+	// ReducedPadding makes the link to the guard cost less, and hide less: empty
+	// records after longer silences instead of padding, in both directions.
+	ReducedPadding bool
 	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
 	// goroutine, with what is new since the last call. Until it returns it hears no more.
 	OnProgress func(Bootstrap)
@@ -174,6 +177,7 @@ type Client struct {
 	phase       Phase
 	percent     int                            // of what has been done; never falls
 	fetch       mirror.Progress                // of the consensus
+	steps       circuit.Steps                  // how long hops take to add; has its own lock
 	dirStrikes  map[identity.ID]int            // how often the directory of a guard was of no use
 	problem     error                          // why the last attempt failed, nil when it did not
 	ended       struct{ read, written uint64 } // bytes of links that have ended
@@ -348,10 +352,9 @@ func (c *Client) problemLocked() error {
 // linkConfig returns the configuration of a link: a client's, without
 // identity.
 func (c *Client) linkConfig() *link.Config {
-	shortest, longest := c.params().LinkPadding()
 	return &link.Config{
 		Pool: c.cfg.Pool, Buffers: c.cfg.Buffers, QueueCells: circuit.QueueCells,
-		Keepalive: link.Keepalive{Min: shortest, Max: longest},
+		Keepalive: c.keepalive(),
 		Rand:      c.cfg.Rand, Now: c.cfg.Now, Log: c.cfg.Log,
 		OnClose: func(l *link.Link, _ error) {
 			st := l.Stats()

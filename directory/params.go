@@ -24,6 +24,7 @@ const (
 	ParamClientLinksPerAddress = "client-links-per-address"
 	ParamCircuitBurst          = "circuit-burst"
 	ParamCircuitFreeLinks      = "circuit-free-links"
+	ParamCircuitPadding        = "circuit-padding"
 	ParamCircuitRate           = "circuit-rate"
 	ParamFlowDelay             = "flow-delay"
 	ParamFlowHigh              = "flow-high"
@@ -34,6 +35,8 @@ const (
 	ParamLinkPadding           = "link-padding"
 	ParamLinkPaddingMin        = "link-padding-min"
 	ParamLinkPaddingMax        = "link-padding-max"
+	ParamLinkPaddingReducedMin = "link-padding-reduced-min"
+	ParamLinkPaddingReducedMax = "link-padding-reduced-max"
 	ParamLinkPaddingShare      = "link-padding-share"
 	ParamVanguardLayer2        = "vanguard-layer2"
 	ParamVanguardLayer2Max     = "vanguard-layer2-max"
@@ -55,6 +58,7 @@ type ParamSpec struct {
 var paramSpecs = []ParamSpec{
 	{ParamCircuitBurst, 60, 1, 1 << 20, "circuits", "circuits that clients of one address may create at once"},
 	{ParamCircuitFreeLinks, 3, 0, 1 << 20, "links", "client links from one address up to which their creation of circuits is not limited"},
+	{ParamCircuitPadding, 10, 0, 16, "cells", "cells of a circuit's beginning, each way, that look the same"},
 	{ParamCircuitRate, 2, 1, 1 << 20, "circuits/s", "circuits a second that clients of one address may create, with more links than that"},
 	{ParamClientLinksPerAddress, 50, 1, 1 << 20, "links", "links without relay authentication that a relay accepts from one address"},
 	{ParamFlowDelay, 65, 0, 1000, "ms", "time for which a circuit leaves messages in queues, beside those of flow-low and flow-high"},
@@ -66,6 +70,8 @@ var paramSpecs = []ParamSpec{
 	{ParamLinkPadding, 1, 0, 1, "switch", "whether client links are padded"},
 	{ParamLinkPaddingMax, 9_500, 100, 60_000, "ms", "longest silence before padding on a client link"},
 	{ParamLinkPaddingMin, 1_500, 100, 60_000, "ms", "shortest silence before padding on a client link"},
+	{ParamLinkPaddingReducedMax, 14_000, 100, 60_000, "ms", "longest silence where a client asks for less padding"},
+	{ParamLinkPaddingReducedMin, 9_000, 100, 60_000, "ms", "shortest silence where a client asks for less padding"},
 	{ParamLinkPaddingShare, 5, 0, 50, "percent", "highest share of a relay's rate that padding may use"},
 	{ParamMinBandwidthRate, 20, 1, 1_000_000, "KB/s", "bandwidth rate below which a relay is not listed"},
 	{ParamRelaysPerAddress, 8, 1, 1 << 16, "relays", "relays that may be listed with one address"},
@@ -103,8 +109,17 @@ func (p Params) Get(name string) int64 {
 // LinkPadding returns after how short and how long a silence a side of a client link writes something. Whatever a consensus
 // says, 0 < shortest <= longest: a minimum above the maximum counts as the maximum.
 func (p Params) LinkPadding() (shortest, longest time.Duration) {
-	longest = time.Duration(p.Get(ParamLinkPaddingMax)) * time.Millisecond
-	shortest = time.Duration(p.Get(ParamLinkPaddingMin)) * time.Millisecond
+	return p.silence(ParamLinkPaddingMin, ParamLinkPaddingMax)
+}
+
+// LinkPaddingReduced is the same for the links of clients that ask for less padding.
+func (p Params) LinkPaddingReduced() (shortest, longest time.Duration) {
+	return p.silence(ParamLinkPaddingReducedMin, ParamLinkPaddingReducedMax)
+}
+
+func (p Params) silence(low, high string) (shortest, longest time.Duration) {
+	longest = time.Duration(p.Get(high)) * time.Millisecond
+	shortest = time.Duration(p.Get(low)) * time.Millisecond
 	return min(shortest, longest), longest
 }
 

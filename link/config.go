@@ -52,6 +52,13 @@ const (
 	// which address translators forget a flow.
 	defaultKeepaliveMin = 1500 * time.Millisecond
 	defaultKeepaliveMax = 9500 * time.Millisecond
+	// The same where a client asks for less: below the 15 s after which many
+	// routers begin a new entry in their records of flows.
+	reducedKeepaliveMin = 9 * time.Second
+	reducedKeepaliveMax = 14 * time.Second
+	// And where links are not padded: two in silenceTimeout.
+	unpaddedMin = time.Minute
+	unpaddedMax = 2 * time.Minute
 )
 
 // Auth is a relay's proof of identity.
@@ -67,10 +74,22 @@ type Keepalive struct {
 	// Min and Max bound the random silence after which a side sends a PADDING
 	// cell; 1.5 s and 9.5 s when both are 0.
 	Min, Max time.Duration
+	// Empty makes this side write empty records and never PADDING. A client
+	// asks its relay for the same with it.
+	Empty bool
+	// ReducedMin and ReducedMax bound the silence of a relay whose client has
+	// asked for less: then it writes empty records. 9 s and 14 s when both are 0.
+	ReducedMin, ReducedMax time.Duration
 	// Spend is asked before each PADDING cell whether so many bytes may be
 	// written; when it says no, an empty record goes out instead. It is called
 	// on writer goroutines and must not block. Nil: always.
 	Spend func(bytes int) bool
+}
+
+// Unpadded is the Keepalive of links that are not padded: now and then an empty
+// record, often enough that the peer does not take the link for dead.
+func Unpadded() Keepalive {
+	return Keepalive{Min: unpaddedMin, Max: unpaddedMax, Empty: true}
 }
 
 // Config is what a link needs. The zero value, and nil, is a client's with all
@@ -135,6 +154,9 @@ func (c *Config) complete() (*Config, error) {
 	if k.Min == 0 && k.Max == 0 {
 		k.Min, k.Max = defaultKeepaliveMin, defaultKeepaliveMax
 	}
+	if k.ReducedMin == 0 && k.ReducedMax == 0 {
+		k.ReducedMin, k.ReducedMax = reducedKeepaliveMin, reducedKeepaliveMax
+	}
 	if full.Pool == nil {
 		full.Pool = new(cell.Pool)
 	}
@@ -158,6 +180,8 @@ func (c *Config) complete() (*Config, error) {
 			ErrConfig, full.MaxCircuits, full.QueueCells)
 	case k.Min <= 0 || k.Max < k.Min:
 		return nil, fmt.Errorf("%w: keepalive after %v to %v, want 0 < Min <= Max", ErrConfig, k.Min, k.Max)
+	case k.ReducedMin <= 0 || k.ReducedMax < k.ReducedMin:
+		return nil, fmt.Errorf("%w: reduced keepalive after %v to %v, want 0 < ReducedMin <= ReducedMax", ErrConfig, k.ReducedMin, k.ReducedMax)
 	}
 	return &full, full.Auth.check()
 }

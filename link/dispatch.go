@@ -57,6 +57,7 @@ func (d *dispatch) judge(id uint32, cmd cell.Command, body []byte, last bool) er
 	switch cmd {
 	case cell.Padding:
 		d.link.counters.paddingRead.Add(1)
+		d.link.spare.Store(false)
 	case cell.Rekey:
 		if !last {
 			return &ProtocolError{RuleRekeyLast, cmd, id}

@@ -89,16 +89,20 @@ func (w *writer) arm() error {
 // delay draws the length of a silence.
 func (w *writer) delay() (time.Duration, error) {
 	k := w.link.cfg.Keepalive
+	shortest, longest := k.Min, k.Max
+	if !k.Empty && w.link.spare.Load() {
+		shortest, longest = k.ReducedMin, k.ReducedMax
+	}
 	var b [8]byte
 	if _, err := io.ReadFull(w.link.cfg.Rand, b[:]); err != nil {
 		return 0, fmt.Errorf("link: drawing the time of the next padding: %w", err)
 	}
 	// The remainder favours early times by less than 2^-30: nobody can see it.
-	return k.Min + time.Duration(binary.BigEndian.Uint64(b[:])%uint64(k.Max-k.Min+1)), nil
+	return shortest + time.Duration(binary.BigEndian.Uint64(b[:])%uint64(longest-shortest+1)), nil
 }
 
 // breakSilence seals what breaks the silence: what has come since, or PADDING, or
-// an empty record when PADDING would pass its budget.
+// an empty record when PADDING would pass its budget or is not wanted.
 func (w *writer) breakSilence() (out []byte, err error) {
 	allowed := unlimited
 	if w.claim != nil {
@@ -114,8 +118,8 @@ func (w *writer) breakSilence() (out []byte, err error) {
 	// A key that is due goes before padding where a record has room for one.
 	w.batch.rekey = w.rekeyDue(now)
 	if !w.batch.rekey || w.link.cfg.RecordCells > 1 && w.claim == nil {
-		spend := w.link.cfg.Keepalive.Spend
-		w.batch.padding = spend == nil || spend(recordSize(1))
+		k := &w.link.cfg.Keepalive
+		w.batch.padding = !k.Empty && !w.link.spare.Load() && (k.Spend == nil || k.Spend(recordSize(1)))
 	}
 	return w.seal(w.small[:0], now), nil
 }

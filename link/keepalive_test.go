@@ -254,7 +254,7 @@ func TestPaddingAndRekeyAlone(t *testing.T) {
 		go func() {
 			for range 65 {
 				<-alive.C
-				p.send()
+				p.send(rawCell(0, cell.Padding))
 			}
 		}()
 		rekeyed := false

@@ -32,6 +32,7 @@ type Link struct {
 	writerDone chan struct{}
 	done       chan struct{}
 
+	spare    atomic.Bool // the client wants less padding: see reader.record
 	counters counters
 	lastRead atomic.Int64 // when something arrived, in nanoseconds since began
 

@@ -79,6 +79,10 @@ func (r *reader) record(rec []byte, n int) error {
 	}
 	r.link.counters.recordsRead.Add(1)
 	r.link.counters.cellsRead.Add(uint64(n))
+	if n == 0 && r.link.keepalive && !r.link.initiator {
+		// So a client asks for less padding (doc/spec.md section 3), for itself alone.
+		r.link.spare.Store(true)
+	}
 	for left := n; left > 0; left-- {
 		if err := r.cell(cells[:cellSize], left == 1); err != nil {
 			return err

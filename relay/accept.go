@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cepa/circuit"
+	"cepa/directory"
 	"cepa/link"
 	"cepa/socket"
 )
@@ -173,12 +174,11 @@ func (r *Relay) uncountClient(near *neighbour) {
 // linkConfig returns the configuration of one link. An incoming one is counted
 // until it ends.
 func (r *Relay) linkConfig(near *neighbour, incoming bool) *link.Config {
-	shortest, longest := r.params().LinkPadding()
 	return &link.Config{
 		Auth: r.auth.Load(), Pool: r.cfg.Pool, Buffers: r.cfg.Buffers,
 		OnCreate: func(c *link.Circuit, body []byte) { r.creator.onCreate(near, c, body) },
 		Pacer:    r.limiter.write, QueueCells: circuit.QueueCells,
-		Keepalive: link.Keepalive{Min: shortest, Max: longest, Spend: r.limiter.allowPadding},
+		Keepalive: r.keepalive(),
 		Rand:      r.cfg.Rand, Now: r.cfg.Now, Log: r.cfg.Log,
 		OnClose: func(l *link.Link, _ error) {
 			if incoming {
@@ -190,6 +190,24 @@ func (r *Relay) linkConfig(near *neighbour, incoming bool) *link.Config {
 			r.untrack(l)
 		},
 	}
+}
+
+// keepalive is how a client's link avoids silence, as the present consensus says.
+func (r *Relay) keepalive() link.Keepalive {
+	p := r.params()
+	if p.Get(directory.ParamLinkPadding) == 0 {
+		return link.Unpadded()
+	}
+	k := link.Keepalive{Spend: r.spendPadding}
+	k.Min, k.Max = p.LinkPadding()
+	k.ReducedMin, k.ReducedMax = p.LinkPaddingReduced()
+	return k
+}
+
+// spendPadding reports whether n bytes of padding may be written now.
+func (r *Relay) spendPadding(n int) bool {
+	r.limiter.setPaddingShare(r.params().Get(directory.ParamLinkPaddingShare))
+	return r.limiter.allowPadding(n)
 }
 
 // track notes a link, unless the relay is closing or the link has ended.

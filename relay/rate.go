@@ -12,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"cepa/cell"
+	"cepa/directory"
 	"cepa/pace"
 )
 
@@ -32,9 +33,6 @@ const DefaultBurst = 512 << 10
 // ahead of it by the rest. A relay whose reading held it up would leave its queues to
 // the systems of its neighbours, where the first come is the first served.
 const writeShare = 4
-
-// paddingShare is how much of the rate may go into padding (design: 5 %).
-const paddingShare = 0.05
 
 // Rate is a volunteer's promise: what the relay reads, and what it writes, at
 // most. The zero value means no limit.
@@ -76,23 +74,29 @@ type limiter struct {
 
 	mu      sync.Mutex
 	rate    Rate
+	share   int64         // of the rate that padding may have, in percent
 	padding *rate.Limiter // asked beside write, which charges padding too
 }
 
 func newLimiter(r Rate) *limiter {
 	read, write := r.bursts()
+	share := directory.Params(nil).Get(directory.ParamLinkPaddingShare)
 	return &limiter{
 		read: pace.New(r.BytesPerSecond, read, minBurst), write: pace.New(r.BytesPerSecond, write, minBurst),
-		rate: r, padding: paddingLimiter(r),
+		rate: r, share: share, padding: paddingLimiter(r, share),
 	}
 }
 
-func paddingLimiter(r Rate) *rate.Limiter {
-	if r.BytesPerSecond == 0 {
+func paddingLimiter(r Rate, share int64) *rate.Limiter {
+	switch {
+	case r.BytesPerSecond == 0:
 		return rate.NewLimiter(rate.Inf, 0)
+	case share == 0:
+		return rate.NewLimiter(0, 0)
 	}
 	_, burst := r.bursts()
-	return rate.NewLimiter(rate.Limit(paddingShare*float64(r.BytesPerSecond)), max(minBurst, int(paddingShare*float64(burst))))
+	part := float64(share) / 100
+	return rate.NewLimiter(rate.Limit(part*float64(r.BytesPerSecond)), max(minBurst, int(part*float64(burst))))
 }
 
 // set changes the rate at once, also for who waits.
@@ -100,7 +104,7 @@ func (l *limiter) set(r Rate) {
 	read, write := r.bursts()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.rate, l.padding = r, paddingLimiter(r)
+	l.rate, l.padding = r, paddingLimiter(r, l.share)
 	l.read.Set(r.BytesPerSecond, read, minBurst)
 	l.write.Set(r.BytesPerSecond, write, minBurst)
 }
@@ -115,6 +119,15 @@ func (l *limiter) get() Rate {
 func (l *limiter) close() {
 	l.read.Close()
 	l.write.Close()
+}
+
+// setPaddingShare says how much of the rate padding may have, in percent.
+func (l *limiter) setPaddingShare(share int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if share != l.share {
+		l.share, l.padding = share, paddingLimiter(l.rate, share)
+	}
 }
 
 // allowPadding reports whether n bytes of padding may be written now. They are
