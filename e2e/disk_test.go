@@ -88,6 +88,12 @@ func checkFile(name string, text []byte, network *directory.Network) error {
 	case name == "consensus":
 		_, err := directory.VerifyConsensus(text, network)
 		return err
+	case regexp.MustCompile(`^consensus-[0-9]{2}\.zst$`).MatchString(name): // one of the last 24
+		whole, err := directory.Decompress(text, directory.MaxConsensusSize)
+		if err == nil {
+			_, err = directory.VerifyConsensus(whole, network)
+		}
+		return err
 	case name == "vote":
 		_, err := directory.ParseVote(text, network, nil)
 		return err
