@@ -66,6 +66,7 @@ type trail struct {
 	circuits map[uint64]bool
 	avoid    []identity.ID // exits that refused, and relays that were not reached: others are wanted
 	failures int           // circuits that could not be built
+	lost     int           // of circuits: those that broke before the exit had answered
 	epoch    uint64        // that of the client when it began
 }
 

@@ -146,7 +146,7 @@ func (c *Client) attempts(ctx context.Context, w want, f func(context.Context, *
 	}
 	var last *Error
 	t := trail{circuits: map[uint64]bool{}, epoch: epoch}
-	for len(t.circuits) < maxAttempts && t.failures < maxFailures {
+	for len(t.circuits)-t.lost < maxAttempts && t.failures < maxFailures && t.lost < maxFailures {
 		if t.failures > 0 {
 			// Relays that were just started, or that are behind with the
 			// consensus, need a moment.
@@ -190,6 +190,9 @@ func (c *Client) attempts(ctx context.Context, w want, f func(context.Context, *
 			return last
 		case last.Party == PartyExit:
 			t.avoid = append(t.avoid, x.exit().Identity)
+		case last.Party == PartyCircuit:
+			// When a guard goes, all that was ready goes with it, one after the other.
+			t.lost++
 		}
 	}
 	if c.ctx.Err() != nil {
