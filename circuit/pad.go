@@ -171,7 +171,7 @@ func (s *Steps) add(x step) {
 // stepNoise is by how much a step that is drawn is made longer or shorter at
 // most, in percent: the last relay reads the delays, and the same ones at two
 // relays would tell that two circuits are of one client.
-const stepNoise = 25
+const stepNoise = 10
 
 // draw returns one of the steps, or own: with the same chance each, and noise.
 func (s *Steps) draw(random io.Reader, own step) (drawn step, mine bool, err error) {

@@ -251,7 +251,7 @@ func TestPaddingAmplifiesNothing(t *testing.T) {
 func TestSteps(t *testing.T) {
 	var s Steps
 	own := step{gap: time.Hour, further: time.Hour}
-	if x, mine, err := s.draw(nil, own); err != nil || !mine || x.gap < own.gap*3/4 || x.gap > own.gap*5/4 {
+	if x, mine, err := s.draw(nil, own); err != nil || !mine || x.gap < own.gap*9/10 || x.gap > own.gap*11/10 {
 		t.Errorf("with nothing to draw from: %v, %v, error %v", x, mine, err)
 	}
 	for i := range 2*maxSteps + 3 {
@@ -271,7 +271,7 @@ func TestSteps(t *testing.T) {
 			drawn["own"]++
 			continue
 		}
-		if low := time.Duration(maxSteps+3) * time.Second * 3 / 4; x.gap < low || x.further < low || x.gap > 2*maxSteps*time.Second*3/2 {
+		if low := time.Duration(maxSteps+3) * time.Second * 9 / 10; x.gap < low || x.further < low || x.gap > (2*maxSteps+3)*time.Second*11/10 {
 			t.Fatalf("drew %+v", x)
 		}
 		seen[x.gap] = true
