@@ -177,9 +177,14 @@ func startRoles(t *testing.T, g ground, interval time.Duration) *rolesNet {
 	for _, r := range n.relays {
 		await(t, n.listedTimeout(), r.name, r.up)
 	}
-	if s, err := n.client.status(); err != nil || s.Client.Relays != relays {
-		t.Fatalf("the client does not know %d relays: %+v, %v", relays, s.Client, err)
-	}
+	// The first consensus may have come before the last relay was tested.
+	await(t, n.listedTimeout(), "client's consensus", func() error {
+		s, err := n.client.status()
+		if err == nil && s.Client.Relays != relays {
+			err = fmt.Errorf("it has %d of %d relays", s.Client.Relays, relays)
+		}
+		return err
+	})
 	t.Logf("ready after %v", took.Round(time.Millisecond))
 	return n
 }
