@@ -17,8 +17,8 @@ type Choice struct {
 	Relays int // in the consensus; each is a candidate, or left out for the first reason that applied
 	// Candidates are those that the rules left; the others are as in NoPathError.
 	Candidates, Down, Unfit, Refusing, Excluded, Conflicts int
-	// Probability is with which the relay was chosen from the candidates, Highest that of the likeliest of them, and Entropy
-	// what an observer who knows the hops chosen before lacks, in bits.
+	// Probability is with which the relay was chosen from the candidates, 0 for one without weight that was taken because those
+	// with weight left no relay for another hop; Highest is that of the likeliest of them, and Entropy what an observer who knows the hops chosen before lacks, in bits.
 	Probability, Highest, Entropy float64
 }
 
@@ -48,13 +48,12 @@ func (c *Chooser) Explain(r Request, hops []*directory.Relay) ([]Choice, error) 
 			weight, total := s.weighing(st.as, left)
 			for _, i := range left {
 				p := float64(weight(i)) / float64(total)
-				if p == 0 {
-					continue
-				}
-				ch.Highest = max(ch.Highest, p)
-				ch.Entropy -= p * math.Log2(p)
 				if c.relays[i].Relay.Identity == ch.Relay.Identity {
 					ch.Probability, found = p, true
+				}
+				if p > 0 {
+					ch.Highest = max(ch.Highest, p)
+					ch.Entropy -= p * math.Log2(p)
 				}
 			}
 		}

@@ -99,7 +99,7 @@ func TestExplainProperties(t *testing.T) {
 			switch sum := x.Candidates + x.Down + x.Unfit + x.Refusing + x.Excluded + x.Conflicts; {
 			case x.Fixed && (x.Hop != 1 || x.Candidates != 0), !x.Fixed && sum != len(relays):
 				t.Fatalf("%+v counts %d of %d relays", x, sum, len(relays))
-			case !x.Fixed && (x.Probability <= 0 || x.Probability > x.Highest || x.Highest > 1 || x.Entropy < -1e-9 || x.Entropy > math.Log2(float64(x.Candidates))+1e-9):
+			case !x.Fixed && (x.Probability < 0 || x.Probability > x.Highest || x.Highest > 1 || x.Entropy < -1e-9 || x.Entropy > math.Log2(float64(x.Candidates))+1e-9):
 				t.Fatalf("%+v cannot be", x)
 			}
 		}
