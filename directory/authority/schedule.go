@@ -71,6 +71,10 @@ func (a *Authority) nextPlan() plan {
 	}
 }
 
+// firstPatience is how long an authority at most waits for more relays once a peer has begun the first round: a descriptor may have reached the
+// others and not it, and they wait no longer than 10 s for its vote.
+const firstPatience = 2 * time.Second
+
 // firstRound holds rounds outside the schedule until one has an outcome. It begins when enough relays have published, or the deadline
 // passes, or a peer votes; it gives up after one to two periods, when the schedule has a round of its own.
 func (a *Authority) firstRound(ctx context.Context) {
@@ -83,7 +87,7 @@ func (a *Authority) firstRound(ctx context.Context) {
 	enough := func() bool { return a.runningRelays() >= a.cfg.FirstRound.Relays }
 	a.wait(ctx, limit, func() bool { return enough() || a.voted() > 0 })
 	// A peer has enough, or has waited long enough: ours may be under way.
-	a.wait(ctx, minTime(limit, a.now().Add(a.lead()/4)), enough)
+	a.wait(ctx, minTime(limit, a.now().Add(min(a.lead()/4, firstPatience))), enough)
 	for ctx.Err() == nil {
 		now := a.now()
 		a.mu.Lock()
