@@ -329,3 +329,21 @@ func TestRunEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestFirstRoundWithoutOneDescriptor: an authority that the last descriptor has not reached does not keep the first round from having all votes.
+func TestFirstRoundWithoutOneDescriptor(t *testing.T) {
+	inBubble(t, 4, time.Hour, func(_ int, cfg *Config) { cfg.FirstRound = FirstRound{Relays: 8} }, func(t *testing.T, c *cluster) {
+		c.start(0, 1, 2)
+		synctest.Wait()
+		c.publish(0, 7)
+		c.start(3)
+		synctest.Wait()
+		start := time.Now()
+		c.publish(7, 8)
+		sleepUntil(start.Add(firstPatience + 5*time.Second))
+		got := c.agreed(c.network.Period(start.Add(c.running[0].ahead())))
+		if len(got.Relays) != 8 || len(got.Signers) != 4 || strings.Contains(c.log.String(), "vote is missing") {
+			t.Errorf("%d relays, %d signers", len(got.Relays), len(got.Signers))
+		}
+	})
+}
