@@ -15,20 +15,20 @@ import (
 
 // originRole is what a circuit is for, guarded by Origin.mu.
 //
-//	plain -> asked (ESTABLISH_INTRO) -> introduction
-//	      -> asked (INTRODUCE), which is all
-//	      -> asked (ESTABLISH_RENDEZVOUS) -> waiting -> replied (JOINED) -> joined
-//	      -> meeting (RENDEZVOUS) -> joined
+//	noRole -> roleAsked (ESTABLISH_INTRO) -> roleIntroduction
+//	       -> roleAsked (INTRODUCE), which is all
+//	       -> roleAsked (ESTABLISH_RENDEZVOUS) -> roleWaiting -> roleReplied (JOINED) -> roleJoined
+//	       -> roleMeeting (RENDEZVOUS) -> roleJoined
 type originRole uint8
 
 const (
-	plain originRole = iota
-	asking
-	introduction
-	waiting
-	replied
-	meeting
-	together
+	noRole originRole = iota
+	roleAsked
+	roleIntroduction
+	roleWaiting
+	roleReplied
+	roleMeeting
+	roleJoined
 )
 
 // question is what an Origin waits for an answer to: one at a time.
@@ -63,7 +63,7 @@ func (o *Origin) IntroWork(payload []byte) error {
 		return fmt.Errorf("circuit: %w", err)
 	}
 	o.mu.Lock()
-	if o.err == nil && o.role != introduction {
+	if o.err == nil && o.role != roleIntroduction {
 		o.mu.Unlock()
 		return errors.New("circuit: INTRO_WORK on a circuit that has no introduction point")
 	}
@@ -109,7 +109,7 @@ func (o *Origin) EstablishRendezvous(ctx context.Context, cookie []byte) (joined
 // set is called before it is sent, under mu.
 func (o *Origin) ask(ctx context.Context, cmd cell.MessageCommand, payload []byte, want cell.MessageCommand, set func()) ([]byte, error) {
 	q := newQuestion(want)
-	err := o.takeRole(cmd, payload, asking, func() {
+	err := o.takeRole(cmd, payload, roleAsked, func() {
 		o.pending = q
 		if set != nil {
 			set()
@@ -144,7 +144,7 @@ func (o *Origin) takeRole(cmd cell.MessageCommand, payload []byte, role originRo
 		err = o.err
 	case o.out == nil || len(hops) < 2:
 		err = fmt.Errorf("circuit: %s on a circuit of less than two hops", cmd)
-	case o.pending != nil || o.padding != nil || o.role != plain || busy:
+	case o.pending != nil || o.padding != nil || o.role != noRole || busy:
 		err = fmt.Errorf("circuit: %s on a circuit that has a role, is being extended or padded, or carries streams", cmd)
 	case len(payload) > cell.Room(hops[len(hops)-1].index):
 		err = fmt.Errorf("circuit: %s does not fit at hop %d", cmd, len(hops))
@@ -166,13 +166,13 @@ func (o *Origin) takeRole(cmd cell.MessageCommand, payload []byte, role originRo
 
 // answer takes an answer of the last hop to what gave the circuit its role.
 func (o *Origin) answer(m cell.Message) error {
-	next := asking
+	next := roleAsked
 	var err error
 	switch m.Command {
 	case cell.IntroEstablished:
-		next, err = introduction, cell.ParseIntroEstablished(m.Payload)
+		next, err = roleIntroduction, cell.ParseIntroEstablished(m.Payload)
 	case cell.RendezvousEstablished:
-		next, err = waiting, cell.ParseRendezvousEstablished(m.Payload)
+		next, err = roleWaiting, cell.ParseRendezvousEstablished(m.Payload)
 	default:
 		_, err = cell.ParseIntroduceAck(m.Payload)
 	}
@@ -197,7 +197,7 @@ func (o *Origin) introduce(payload []byte) error {
 		return fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	o.mu.Lock()
-	ok, introduced := o.role == introduction, o.introduced
+	ok, introduced := o.role == roleIntroduction, o.introduced
 	o.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("%w: INTRODUCED from what is no introduction point", ErrProtocol)
@@ -214,10 +214,10 @@ func (o *Origin) joinedReply(payload []byte) error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.role != waiting {
+	if o.role != roleWaiting {
 		return fmt.Errorf("%w: JOINED twice, or from what is no rendezvous point", ErrProtocol)
 	}
-	o.role = replied
+	o.role = roleReplied
 	o.joinReply <- append([]byte(nil), reply...)
 	return nil
 }

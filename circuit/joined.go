@@ -76,7 +76,7 @@ func (o *Origin) join(cfg JoinConfig, fwd, back *layer.State, first []byte) (*ho
 	if o.err != nil {
 		return nil, o.err
 	}
-	if o.role != replied {
+	if o.role != roleReplied {
 		return nil, errors.New("the circuit has not received JOINED, or is joined")
 	}
 	hops := *o.hops.Load()
@@ -91,7 +91,7 @@ func (o *Origin) join(cfg JoinConfig, fwd, back *layer.State, first []byte) (*ho
 	h := o.newJoined(cfg, len(hops)+1, false)
 	h.fwd, h.back = fwd, back
 	o.publishLocked(h)
-	o.role = together
+	o.role = roleJoined
 	return h, nil
 }
 
@@ -109,7 +109,7 @@ func (o *Origin) Rendezvous(payload []byte, cfg JoinConfig, open func(first []by
 		return nil, o.joinFailed(errors.New("Rendezvous needs a Handler, open, and a suite that is known"))
 	}
 	h := o.newJoined(cfg, o.Len()+1, true)
-	err := o.takeRole(cell.Rendezvous, payload, meeting, func() {
+	err := o.takeRole(cell.Rendezvous, payload, roleMeeting, func() {
 		o.first = &firstWait{hop: h, suite: cfg.Suite, open: open}
 	})
 	if err != nil {
@@ -156,7 +156,7 @@ func (o *Origin) beyond(content []byte) error {
 	}
 	w.hop.fwd = fwd
 	o.publishLocked(w.hop)
-	o.role, o.first = together, nil
+	o.role, o.first = roleJoined, nil
 	return nil
 }
 

@@ -186,7 +186,7 @@ func (o *Origin) reserve(k int, p *question) error {
 		return errors.New("circuit: Extend before Attach")
 	case o.pending != nil || o.padding != nil || k != o.Len()+1:
 		return errors.New("circuit: another Extend, or PadSetup, is under way")
-	case o.role != plain:
+	case o.role != noRole:
 		return errors.New("circuit: Extend of a circuit that has a role of an onion service")
 	case busy:
 		return errors.New("circuit: Extend of a circuit that carries streams")
