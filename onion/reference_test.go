@@ -208,9 +208,12 @@ func (s *refService) certificate(purpose byte, signing []byte, from, to int64) [
 func (s *refService) revision(steps int) uint64 {
 	key := kdf(s.seed, nil, "cepa/1 onion revision"+string(s.bound()), 32)
 	block := must(aes.NewCipher(key))
+	out, last := make([]byte, 16), -1
 	stream := func(at int) byte {
-		out := make([]byte, 16)
-		block.Encrypt(out, cat(make([]byte, 8), be(uint64(at/16), 8)))
+		if at/16 != last {
+			last = at / 16
+			block.Encrypt(out, cat(make([]byte, 8), be(uint64(last), 8)))
+		}
 		return out[at%16]
 	}
 	take := func(at, n int) (v uint64) {
