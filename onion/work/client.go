@@ -38,16 +38,22 @@ func (r Rate) Time(effort uint32) time.Duration {
 }
 
 // Choose returns the effort that a client does for an introduction, in its so-manieth
-// attempt (0 is the first), when asked is what the service asks for: that, and twice as
-// much with each further attempt, but not more than takes ClientTime. false says that
-// this client cannot do what is asked.
+// attempt (0 is the first), when asked is what the service asks for: 1/8 more, because
+// that may rise meanwhile; twice as much with each further attempt; but not more than takes
+// ClientTime. false says that this client cannot do what is asked. Nothing asked is
+// nothing done, in the first attempt; StartEffort in the second.
 func (r Rate) Choose(asked uint32, attempt int) (uint32, bool) {
 	most := r.Effort(ClientTime)
 	if asked > most {
 		return 0, false
 	}
-	effort := uint64(asked) << min(max(attempt, 0), 32)
-	return uint32(min(effort, uint64(most))), true
+	attempt = min(max(attempt, 0), 32)
+	effort := uint64(asked) + uint64(asked)/8
+	if asked == 0 && attempt > 0 {
+		effort = StartEffort
+		attempt--
+	}
+	return uint32(min(effort<<attempt, uint64(most))), true
 }
 
 // Measure returns the rate of this machine with so many workers (bounded as in Solve), from the

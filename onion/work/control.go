@@ -20,15 +20,25 @@ const (
 )
 
 const (
-	maxRise       = 4 // the asked effort is at most so many times the last one,
-	riseNumerator = 5 // and at least 5/4 of it,
-	riseDivisor   = 4
-	fallNumerator = 15 // and falls by 1/16
-	fallDivisor   = 16
-	highShare     = 0.9 // of the capacity: above, effort rises
-	lowShare      = 0.5 // below, it falls; between, it stays
-	// waitShare is how many seconds of the capacity may wait in the queue.
-	waitShare = 5
+	maxRise     = 4  // the asked effort is at most so many times the last one,
+	hardRise    = 4  // and at least 1/4 more if something was lost or waits long,
+	softRise    = 16 // else 1/16 more
+	fallDivisor = 16 // it falls by 1/16
+)
+
+// Shares of the capacity: effort rises if more comes than highShare, to what should bring it to
+// aimShare, and falls if no more comes than lowShare; between, it stays.
+const (
+	highShare = 0.95
+	aimShare  = 0.85
+	lowShare  = 0.75
+)
+
+// How much may wait in the queue, in seconds of the capacity: above longWait effort rises,
+// and it does not fall above shortWait.
+const (
+	longWait  = 5
+	shortWait = 1
 )
 
 // Seeds live for so long, drawn anew each time, so that nobody can tell from
@@ -104,33 +114,36 @@ func (c *Controller) effort(load Load, seconds float64) uint32 {
 	if lost && float64(load.Served) < capacity {
 		capacity = float64(max(load.Served, 1)) // slower than it should be
 	}
-	effort := c.ask.Effort
+	arrived, waiting := float64(load.Arrived), float64(load.Waiting)
+	wanted := float64(load.Effort) / (aimShare * capacity)
 	switch {
-	case lost || float64(load.Arrived) > highShare*capacity || float64(load.Waiting) > waitShare*c.config.Capacity:
-		return c.rise(effort, float64(load.Effort)/(highShare*capacity))
-	case float64(load.Arrived) <= lowShare*capacity && float64(load.Waiting) <= c.config.Capacity:
-		return fall(effort)
+	case lost || waiting > longWait*c.config.Capacity:
+		return c.rise(wanted, hardRise)
+	case arrived > highShare*capacity:
+		return c.rise(wanted, softRise)
+	case arrived <= lowShare*capacity && waiting <= shortWait*c.config.Capacity:
+		return fall(c.ask.Effort)
 	}
-	return effort
+	return c.ask.Effort
 }
 
 // rise returns the effort at which what was spent would have been too little to fill
-// the capacity, within bounds.
-func (c *Controller) rise(effort uint32, wanted float64) uint32 {
-	if effort == 0 {
+// the capacity, within bounds: at least one part more than now.
+func (c *Controller) rise(wanted float64, part uint64) uint32 {
+	now := uint64(c.ask.Effort)
+	if now == 0 {
 		return min(StartEffort, c.config.MaxEffort)
 	}
-	least := uint64(effort) * riseNumerator / riseDivisor
-	most := uint64(effort) * maxRise
-	next := most
-	if wanted < float64(most) {
-		next = max(least, uint64(wanted))
+	next := now * maxRise
+	if wanted < float64(next) {
+		next = max(now+now/part, uint64(wanted))
 	}
 	return uint32(min(next, uint64(c.config.MaxEffort)))
 }
 
+// fall returns the effort after a quiet interval.
 func fall(effort uint32) uint32 {
-	effort = uint32(uint64(effort) * fallNumerator / fallDivisor)
+	effort -= (effort + fallDivisor - 1) / fallDivisor
 	if effort < StartEffort {
 		return 0
 	}

@@ -31,3 +31,34 @@ func BenchmarkFill(b *testing.B) {
 		t.fill(&[32]byte{byte(i), byte(i >> 8)})
 	}
 }
+
+func BenchmarkPair(b *testing.B) {
+	t := new(table)
+	for i := 0; i < b.N; i++ {
+		b.StopTimer()
+		t.fill(&[32]byte{byte(i), byte(i >> 8)})
+		b.StartTimer()
+		t.pair()
+	}
+}
+
+func BenchmarkQuad(b *testing.B) {
+	t := new(table)
+	for i := 0; i < b.N; i++ {
+		b.StopTimer()
+		t.fill(&[32]byte{byte(i), byte(i >> 8)})
+		n := t.pair()
+		b.StartTimer()
+		t.quad(n)
+	}
+}
+func BenchmarkFinish(b *testing.B) {
+	t := new(table)
+	for i := 0; i < b.N; i++ {
+		b.StopTimer()
+		t.fill(&[32]byte{byte(i), byte(i >> 8)})
+		n := t.quad(t.pair())
+		b.StartTimer()
+		t.finish(n, func(*[indices]uint16) bool { return true })
+	}
+}
