@@ -292,7 +292,9 @@ func (v *Visitor) spawnLocked(f func()) {
 }
 
 // usable reports whether a session takes new streams. v.mu is held.
-func (s *session) usable() bool { return s != nil && !s.gone && s.circ.Err() == nil && !s.mux.Exhausted() }
+func (s *session) usable() bool {
+	return s != nil && !s.gone && s.circ.Err() == nil && !s.mux.Exhausted()
+}
 
 // sessionsLocked counts joined circuits and those that are being made.
 func (v *Visitor) sessionsLocked() int {
