@@ -55,8 +55,8 @@ func (v *Visitor) prove(ctx context.Context, p *onion.Point, sealed []byte, aske
 	if err != nil {
 		return proof, &Error{Reason: IntroductionFailed, Detail: "it wants proof of work", cause: err}
 	}
-	// The first proof is for what the descriptor asks; a later one for what the point asks now.
-	effort, ok := rate.Choose(asked, 0)
+	// The first proof is for what the descriptor asks, if it asks for any; the next for what the point asks now.
+	effort, ok := rate.Choose(asked, max(attempt-1, 0))
 	if !ok {
 		return proof, &Error{Reason: IntroductionFailed, Detail: "it is overloaded, and wants more work than this machine can do in " + work.ClientTime.String()}
 	}
