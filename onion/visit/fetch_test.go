@@ -75,7 +75,7 @@ func TestFetchHedges(t *testing.T) {
 // in an order that is not always the same; and nobody else.
 func TestFetchWhom(t *testing.T) {
 	firsts := map[identity.ID]bool{}
-	for range 10 {
+	for range 6 {
 		run(t, 60, func(w *world) {
 			w.fails(DescriptorNotFound)
 			firsts[w.asked[0]] = true

@@ -17,7 +17,7 @@ const (
 	// proofTime bounds one proof: luck may be bad, and it takes work.ClientTime on average at most.
 	proofTime = 4 * work.ClientTime
 	// measurePuzzles is on how many puzzles the speed of this machine is measured: a fraction of a second.
-	measurePuzzles = 50
+	measurePuzzles = 20
 )
 
 // pow knows how fast this machine is.
