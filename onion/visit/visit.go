@@ -39,8 +39,9 @@ const (
 	maxSessions = 256
 	// idleTime is how long a joined circuit without streams is kept.
 	idleTime = 10 * time.Minute
-	// meetTime is how long making a joined circuit may take in all, with everything that is tried.
-	meetTime = 2 * time.Minute
+	// meetTime is how long making a joined circuit may take in all, with everything that is tried: less than the two minutes
+	// that programs wait for a connection, so that they hear why.
+	meetTime = 100 * time.Second
 	// answerTime is how long a service may take to answer BEGIN: it connects to something on its side.
 	answerTime = 30 * time.Second
 	// maxOpens is how many joined circuits one stream may try: an old one may have died without a word.
