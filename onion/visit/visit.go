@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"runtime"
 	"sync"
@@ -74,7 +73,6 @@ type Config struct {
 
 	Rand io.Reader        // crypto/rand when nil; safe for concurrent use
 	Now  func() time.Time // the date, for validity; time.Now when nil
-	Log  *slog.Logger     // nothing when nil
 }
 
 // circ is what is used of a circuit.
@@ -146,9 +144,6 @@ func New(cfg Config) *Visitor {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Workers <= 0 {
 		cfg.Workers = runtime.GOMAXPROCS(0)

@@ -3,7 +3,6 @@ package visit
 import (
 	"context"
 	"sync"
-	"time"
 
 	"cepa/cell"
 	"cepa/onion"
@@ -60,12 +59,10 @@ func (v *Visitor) prove(ctx context.Context, p *onion.Point, sealed []byte, aske
 	if !ok {
 		return proof, &Error{Reason: IntroductionFailed, Detail: "it is overloaded, and wants more work than this machine can do in " + work.ClientTime.String()}
 	}
-	began := time.Now()
 	done, err := work.Solve(ctx, work.Challenge{Seed: p.Seed, Key: p.Key, Sealed: work.SealedSum(sealed)}, effort, v.cfg.Rand, v.cfg.Workers)
 	if err != nil {
 		return proof, &Error{Reason: IntroductionFailed, Detail: "it wants more work than was done in time", cause: err}
 	}
-	v.cfg.Log.Debug("did the work that an onion service asks for", "effort", effort, "attempt", attempt+1, "took", time.Since(began).Round(time.Millisecond))
 	copy(proof[:], done.AppendTo(nil))
 	return proof, nil
 }
