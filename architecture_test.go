@@ -19,7 +19,7 @@ const modulePath = "cepa"
 // rooms are named before they exist, because their row has been decided.
 var rows = [][]string{
 	{"pipe", "virtual", "socket", "pace", "clock"},
-	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet"},
+	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet", "onion/work"},
 	{"stream", "directory", "state", "onion"},
 	{"onion/service", "directory/mirror", "path", "circuit", "link"},
 	{"relay", "client", "directory/authority", "directory/probe"},
@@ -44,6 +44,7 @@ var arrows = map[string][]string{
 	"crypto/layer":     {},
 	"socks":            {"pipe", "virtual", "socket"},
 	"simnet":           {},
+	"onion/work":       {},
 
 	"stream":    {"cell"},
 	"directory": {"crypto/identity"},
