@@ -49,6 +49,7 @@ var arrows = map[string][]string{
 	"stream":    {"cell"},
 	"directory": {"crypto/identity"},
 	"state":     {"crypto/identity"},
+	"onion":     {"crypto/identity"},
 
 	"directory/mirror": {"directory", "crypto/identity", "state"},
 	"path":             {"directory", "crypto/identity"},

@@ -334,8 +334,10 @@ func TestSpecExamples(t *testing.T) {
 		}
 		seen[m.Command] = true
 	}
+	// Those of hundreds of bytes are in cells.json alone.
+	long := map[cell.MessageCommand]bool{cell.Introduce: true, cell.Introduced: true, cell.Rendezvous: true, cell.Joined: true}
 	for c := cell.ExtendFailed; c <= cell.LastMessage; c++ {
-		if !seen[c] {
+		if !seen[c] && !long[c] {
 			t.Errorf("%v has no example", c)
 		}
 	}
@@ -373,6 +375,33 @@ func again(m cell.Message) ([]byte, error) {
 		return b.AppendTo(nil), err
 	case cell.Drop:
 		return nil, cell.ParseDrop(m.Payload)
+	case cell.EstablishIntro:
+		b, err := cell.ParseEstablishIntro(m.Payload)
+		return b.AppendTo(nil), err
+	case cell.IntroEstablished:
+		return nil, cell.ParseIntroEstablished(m.Payload)
+	case cell.IntroWork:
+		b, err := cell.ParseIntroWork(m.Payload)
+		return b.AppendTo(nil), err
+	case cell.Introduce:
+		b, err := cell.ParseIntroduce(m.Payload)
+		return b.AppendTo(nil), err
+	case cell.Introduced:
+		b, err := cell.ParseIntroduced(m.Payload)
+		return b.AppendTo(nil), err
+	case cell.IntroduceAck:
+		b, err := cell.ParseIntroduceAck(m.Payload)
+		return b.AppendTo(nil), err
+	case cell.EstablishRendezvous:
+		cookie, err := cell.ParseEstablishRendezvous(m.Payload)
+		return cookie[:], err
+	case cell.RendezvousEstablished:
+		return nil, cell.ParseRendezvousEstablished(m.Payload)
+	case cell.Rendezvous:
+		b, err := cell.ParseRendezvous(m.Payload)
+		return b.AppendTo(nil), err
+	case cell.Joined:
+		return cell.ParseJoined(m.Payload)
 	}
 	return m.Payload, nil // BEGIN_DIR and DATA: any
 }

@@ -277,6 +277,7 @@ func (c *Client) keepTidy() {
 		select {
 		case <-tick.C:
 			c.tidy(time.Now())
+			c.tidyStubs(time.Now())
 			c.probeGuards()
 			c.wantMore()
 		case <-c.ctx.Done():

@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -148,6 +150,9 @@ type Client struct {
 	ready  chan struct{} // closed when the first circuit stands
 	refill chan struct{} // depth 1: fewer ready circuits than wanted
 	slots  chan struct{} // one for each circuit under construction
+	// stubSlots is the same for circuits with vanguards: whoever has them built takes nothing from the streams to the internet.
+	stubSlots chan struct{}
+	stubWork  chan struct{} // depth 1: for keepStubs
 	// changed, of depth 1, has keepReady try again at once.
 	changed chan struct{}
 	times   buildTimes
@@ -173,6 +178,7 @@ type Client struct {
 	checking    map[identity.ID]bool // guards whose links that are doubted
 	failures    map[Party]failures
 	unreached   unreached
+	stubs       stubs
 	unserved    map[want]bool // needs for which the present consensus has no path
 	phase       Phase
 	percent     int                            // of what has been done; never falls
@@ -198,6 +204,7 @@ func New(cfg Config) (*Client, error) {
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
 		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{}, unserved: map[want]bool{},
 		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{}, unreached: unreached{},
+		stubSlots: make(chan struct{}, maxStubBuilding), stubWork: make(chan struct{}, 1), stubs: stubs{all: map[*stub]struct{}{}},
 	}
 	var err error
 	var moved bool
@@ -219,6 +226,7 @@ func New(cfg Config) (*Client, error) {
 	c.spawn(func() { c.mirror.Run(c.ctx) })
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
+	c.spawn(c.keepStubs)
 	c.spawn(func() { clock.Watch(c.ctx, clockCheck, clock.Tolerance, c.cfg.Now, c.onJump) })
 	if cfg.Interfaces != nil {
 		c.spawn(c.watchNetwork)
@@ -292,9 +300,13 @@ func (c *Client) Close() error {
 	for _, x := range c.circuits {
 		all = append(all, x)
 	}
+	stubs := slices.Collect(maps.Keys(c.stubs.all))
 	c.mu.Unlock()
 	c.cancel()
 	for _, x := range all {
+		x.origin.Close()
+	}
+	for _, x := range stubs {
 		x.origin.Close()
 	}
 	c.links.Close()

@@ -38,6 +38,7 @@ func (c *Client) NewIdentity() (int, error) {
 	}
 	c.mu.Unlock()
 	c.tidy(now)
+	c.tidyStubs(now)
 	c.wantMore()
 	return n, nil
 }

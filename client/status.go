@@ -21,6 +21,7 @@ type Status struct {
 	// Guards are those in the sample, in their order, and those that were tried and left it.
 	Guards       []path.GuardStatus `json:"guards"`
 	Circuits     []CircuitStatus    `json:"circuits"`
+	Vanguards    VanguardStatus     `json:"vanguard_circuits"`
 	Links        []LinkStatus       `json:"links"`
 	BytesRead    uint64             `json:"bytes_read"`
 	BytesWritten uint64             `json:"bytes_written"`
@@ -38,6 +39,13 @@ type CircuitStatus struct {
 	Open []stream.Status `json:"open_streams"`
 	// Flow is how the window towards the exit stands.
 	Flow circuit.FlowStatus `json:"flow"`
+}
+
+// VanguardStatus counts the circuits over vanguards: those of onion services.
+type VanguardStatus struct {
+	Ready    int `json:"ready"` // stubs: they end at the third hop, and nothing uses them
+	Building int `json:"building"`
+	Used     int `json:"used"`
 }
 
 // HopStatus names a relay as people know it.
@@ -63,6 +71,7 @@ func (c *Client) Status() Status {
 	if cons := c.mirror.Current(); cons != nil {
 		s.ConsensusUntil, s.Relays = cons.ValidUntil, len(cons.Relays)
 	}
+	s.Vanguards = c.stubs.status()
 	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
 	now := time.Now()
 	for _, x := range c.circuits {
