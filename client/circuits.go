@@ -278,6 +278,7 @@ func (c *Client) keepTidy() {
 		case <-tick.C:
 			c.tidy(time.Now())
 			c.tidyStubs(time.Now())
+			c.visitor.Tidy()
 			c.probeGuards()
 			c.wantMore()
 		case <-c.ctx.Done():

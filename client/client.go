@@ -25,6 +25,8 @@ import (
 	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/link"
+	"cepa/onion"
+	"cepa/onion/visit"
 	"cepa/path"
 	"cepa/socket"
 )
@@ -121,6 +123,8 @@ type Config struct {
 	// ReducedPadding makes the link to the guard cost less, and hide less: empty
 	// records after longer silences instead of padding, in both directions.
 	ReducedPadding bool
+	// OnionAuth, unless nil, returns the keys that there are for an onion service that lets in only clients which it knows.
+	OnionAuth func(onion.Address) []*onion.ClientSecret
 	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
 	// goroutine, with what is new since the last call. Until it returns it hears no more.
 	OnProgress func(Bootstrap)
@@ -144,6 +148,7 @@ type Client struct {
 	guards *guards
 	// vanguards are for circuits that others can make this client build.
 	vanguards *vanguards
+	visitor   *visit.Visitor // reaches onion services
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -223,6 +228,7 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.links = &link.Pool{Dial: cfg.Dial, Config: c.linkConfig}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.visitor = c.newVisitor()
 	c.spawn(func() { c.mirror.Run(c.ctx) })
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
@@ -309,6 +315,7 @@ func (c *Client) Close() error {
 	for _, x := range stubs {
 		x.origin.Close()
 	}
+	c.visitor.Close()
 	c.links.Close()
 	c.wg.Wait()
 	c.guards.flush()

@@ -39,6 +39,7 @@ func (c *Client) NewIdentity() (int, error) {
 	c.mu.Unlock()
 	c.tidy(now)
 	c.tidyStubs(now)
+	c.visitor.NewIdentity()
 	c.wantMore()
 	return n, nil
 }
