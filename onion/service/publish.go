@@ -292,6 +292,9 @@ func (s *Service) document(u upload) (generation uint64, doc []byte, again bool,
 	p.revision = max(onion.Revision(p.key, since, v.length), p.revision+1)
 	d.Revision = p.revision
 	key, clients := p.key, slices.Clone(s.clients)
+	if len(clients) > 0 {
+		clients = append(clients, s.self.Key())
+	}
 	s.mu.Unlock()
 	doc, err = d.Encode(v.consensus.Network, s.address, key, clients, s.cfg.Rand)
 	return generation, doc, again, err

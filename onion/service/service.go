@@ -103,8 +103,8 @@ type Config struct {
 	SingleHop bool
 	// Suite is the cipher of the layer between client and service; layer.AES256GCM when 0.
 	Suite layer.Suite
-	// Probe visits the service through the network, as a client does; Test fails when nil.
-	Probe func(ctx context.Context) error
+	// Probe visits the service through the network, as a client does, with auth, unless nil, as its key; Test fails when nil.
+	Probe func(ctx context.Context, auth *onion.ClientSecret) error
 	Rand  io.Reader        // crypto/rand when nil; safe for concurrent use
 	Now   func() time.Time // the date, for keys and descriptors; time.Now when nil
 	Log   *slog.Logger     // nothing when nil
@@ -149,8 +149,8 @@ func (c *Config) complete() error {
 			return fmt.Errorf("service: %d %s: %d to %d are possible", *b.v, b.what, b.least, b.most)
 		}
 	}
-	if len(c.Clients) > onion.MaxClients {
-		return fmt.Errorf("service: %d clients: at most %d can be let in by name", len(c.Clients), onion.MaxClients)
+	if err := checkClients(c.Clients); err != nil {
+		return err
 	}
 	if c.Idle <= 0 {
 		c.Idle = DefaultIdle
@@ -173,10 +173,21 @@ func (c *Config) complete() error {
 	return nil
 }
 
+// MaxClients is how many clients can be let in by name: one is the service itself, when it tests whether it is reached.
+const MaxClients = onion.MaxClients - 1
+
+func checkClients(clients []onion.ClientKey) error {
+	if len(clients) > MaxClients {
+		return fmt.Errorf("service: %d clients: at most %d can be let in by name", len(clients), MaxClients)
+	}
+	return nil
+}
+
 // Service is a running onion service. Its methods are safe for concurrent use.
 type Service struct {
 	cfg     Config
 	address onion.Address
+	self    *onion.ClientSecret // by which it is let in itself, where clients are by name
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -238,6 +249,10 @@ func New(cfg Config) (*Service, error) {
 	}
 	if slices.Contains(cfg.Backends, s.address) || cfg.Front != nil && *cfg.Front == s.address {
 		return nil, errors.New("service: a front and its backend have different addresses")
+	}
+	var err error
+	if s.self, err = onion.NewClientSecret(cfg.Rand); err != nil {
+		return nil, fmt.Errorf("service: %w", err)
 	}
 	control, err := work.NewController(work.ControllerConfig{Capacity: cfg.Capacity}, time.Now(), cfg.Rand)
 	if err != nil {
@@ -348,8 +363,8 @@ func (s *Service) Ready(ctx context.Context) error {
 // who fetches the descriptor from now on: joined circuits stay, and who has fetched it before may come until the points are
 // replaced, which happens at once when somebody is left out.
 func (s *Service) SetClients(clients []onion.ClientKey) error {
-	if len(clients) > onion.MaxClients {
-		return fmt.Errorf("service: %d clients: at most %d can be let in by name", len(clients), onion.MaxClients)
+	if err := checkClients(clients); err != nil {
+		return err
 	}
 	s.mu.Lock()
 	if slices.Equal(s.clients, clients) {

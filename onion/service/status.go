@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"cepa/crypto/identity"
+	"cepa/onion"
 )
 
 // Status is what a service tells about itself. It holds no address.
@@ -118,8 +119,14 @@ func (s *Service) Test(ctx context.Context) error {
 	if s.ctx.Err() != nil {
 		return ErrClosed
 	}
+	var auth *onion.ClientSecret
+	s.mu.Lock()
+	if len(s.clients) > 0 {
+		auth = s.self
+	}
+	s.mu.Unlock()
 	began := time.Now()
-	err := s.cfg.Probe(ctx)
+	err := s.cfg.Probe(ctx, auth)
 	now := time.Now()
 	s.mu.Lock()
 	s.tested = tested{now, now.Sub(began), err}
