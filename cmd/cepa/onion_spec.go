@@ -96,8 +96,8 @@ func (s *serviceSpec) check(w wording) error {
 			"Only the clients stay hidden. If that is what you want, say so with %s too", w.name("single-hop"), w.name("not-anonymous"))
 	case s.notAnon && !s.singleHop:
 		return fmt.Errorf("%s belongs to %s, which is not set", w.name("not-anonymous"), w.name("single-hop"))
-	case len(s.clients) > maxAuthClients:
-		return fmt.Errorf("clients: %d are too many: at most %d can be let in by name", len(s.clients), maxAuthClients)
+	case len(s.clients) > service.MaxClients:
+		return fmt.Errorf("clients: %d are too many: at most %d can be let in by name", len(s.clients), service.MaxClients)
 	}
 	for i, a := range s.backends {
 		if slices.Contains(s.backends[:i], a) {
