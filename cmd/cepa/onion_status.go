@@ -293,7 +293,7 @@ func printOnion(w io.Writer, s *onionStatus) {
 		fmt.Fprintf(w, "  under load: %d wait, proof of work of effort %d is asked for\n", l.Queued, l.Effort)
 	}
 	if f := s.Forward; f != nil {
-		fmt.Fprintf(w, "  streams: %d open, %d so far; refused %d at unknown ports, %d because there were too many\n", f.Open, f.Accepted, f.Unknown, f.Full+l.StreamsDenied)
+		fmt.Fprintf(w, "  streams: %d open, %d so far; refused %d at unknown ports, %d by limits\n", f.Open, f.Accepted, f.Unknown, f.Full)
 		for _, p := range f.Ports {
 			fmt.Fprintf(w, "    port %d to %s: %d open, %d so far", p.Port, p.Target, p.Open, p.Accepted)
 			if p.Failed > 0 {
