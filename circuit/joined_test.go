@@ -198,6 +198,9 @@ func TestJoinedQuiet(t *testing.T) {
 	if j.client.origin.Err() == nil {
 		t.Error("the client has not heard of it")
 	}
+	if !j.far.Exhausted() {
+		t.Error("the service's streams do not know that the circuit has ended")
+	}
 	if _, err := j.client.origin.Join(j.config(nil), j.first); err == nil {
 		t.Error("a circuit that has ended can be joined")
 	}
