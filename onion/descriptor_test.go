@@ -249,8 +249,16 @@ func common(a, b []byte) bool {
 }
 
 func FuzzParseEnvelope(f *testing.F) {
-	k := newKey(f, "one", "main", 5)
-	b, err := newDescriptor(1).Encode("main", addressOf("one"), k, nil, nil)
+	// The same in each process that fuzzes.
+	id, err := identity.FromSeed(bytesOf("one", 32))
+	if err != nil {
+		f.Fatal(err)
+	}
+	k, err := onion.NewPeriodKey(id, "main", 5, testFrom, testTo, bytes.NewReader(bytesOf("signing", 32)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	b, err := newDescriptor(1).Encode("main", addressOf("one"), k, nil, bytes.NewReader(bytesOf("random", 1000)))
 	if err != nil {
 		f.Fatal(err)
 	}

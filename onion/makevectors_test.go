@@ -139,7 +139,7 @@ func makeClients(v *vectors) {
 		v.Clients = append(v.Clients, clientVector{s, p, clientText(secretPrefix, s), clientText(publicPrefix, p)})
 	}
 	good := v.Clients[0].PublicText
-	for _, f := range []clientFailure{
+	v.ClientFailures = []clientFailure{
 		{"empty", ""},
 		{"no prefix", good[len(publicPrefix):]},
 		{"another prefix", "cepa-onion-auto:" + good[len(publicPrefix):]},
@@ -150,8 +150,6 @@ func makeClients(v *vectors) {
 		{"checksum of another prefix", publicPrefix + clientText(secretPrefix, v.Clients[0].Public)[len(secretPrefix):]},
 		{"a point of low order", clientText(publicPrefix, cat([]byte{1}, make([]byte, 31)))},
 		{"a secret of zeros", clientText(secretPrefix, make([]byte, 32))},
-	} {
-		v.ClientFailures = append(v.ClientFailures, f)
 	}
 }
 
@@ -237,9 +235,23 @@ func makeDescriptors(v *vectors) {
 		name string
 		at   int
 	}{
-		{"version", 0}, {"period", 8}, {"revision", 16}, {"version of the certificate", 17}, {"purpose of the certificate", 18}, {"time of the certificate", 34},
-		{"signing key", 40}, {"blinded key", 70}, {"signature of the certificate", 110}, {"salt", 163}, {"length of the name", 195}, {"name of the network", 196},
-		{"ephemeral key", 205}, {"an entry for a client", 300}, {"inner layer", 3000}, {"tag", len(good) - 65}, {"signature", len(good) - 1},
+		{"version", 0},
+		{"period", 8},
+		{"revision", 16},
+		{"version of the certificate", 17},
+		{"purpose of the certificate", 18},
+		{"time of the certificate", 34},
+		{"signing key", 40},
+		{"blinded key", 70},
+		{"signature of the certificate", 110},
+		{"salt", 163},
+		{"length of the name", 195},
+		{"name of the network", 196},
+		{"ephemeral key", 205},
+		{"an entry for a client", 300},
+		{"inner layer", 3000},
+		{"tag", len(good) - 65},
+		{"signature", len(good) - 1},
 	}
 	for _, c := range names {
 		fail(descriptorFailure{
