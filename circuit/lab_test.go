@@ -22,8 +22,9 @@ type tube struct {
 	to    Receiver
 	back  *tube // the other direction
 	limit int
-	moved int  // cells delivered
-	told  bool // the other side has heard Closed
+	moved int       // cells delivered
+	seen  *[][]byte // when not nil: their bodies
+	told  bool      // the other side has heard Closed
 
 	mu     sync.Mutex
 	cells  cell.List
@@ -103,6 +104,9 @@ func (w *tube) move() (moved bool) {
 	}
 	for c := cells.Pop(); c != nil; c = cells.Pop() {
 		if !w.back.destroyed() { // after its own Destroy nothing reaches a side
+			if w.seen != nil {
+				*w.seen = append(*w.seen, append([]byte(nil), c.Body()...))
+			}
 			w.to.Receive(c.Command(), c.Body())
 			w.moved++
 		}
@@ -153,7 +157,11 @@ func (r *labRelay) Extend(_ *Transit, e cell.ExtendBody) { r.extends = append(r.
 func (r *labRelay) Closed(*Transit)                      { r.closed++ }
 
 func newLab(t testing.TB, hops int, suite layer.Suite) *lab {
-	l := &lab{t: t, pool: new(cell.Pool), suite: suite}
+	return newLabIn(t, new(cell.Pool), hops, suite)
+}
+
+func newLabIn(t testing.TB, pool *cell.Pool, hops int, suite layer.Suite) *lab {
+	l := &lab{t: t, pool: pool, suite: suite}
 	l.origin = NewOrigin(OriginConfig{Pool: l.pool, OnClose: func(err error) { l.cause = err }})
 	var side Receiver = l.origin
 	for k := 1; k <= hops; k++ {
@@ -212,14 +220,18 @@ func (r *labRelay) joined(side *nextSide, out Outlet) {
 
 // settle moves cells until nothing can move.
 func (l *lab) settle() {
-	for moved := true; moved; {
-		moved = false
-		for k := range l.out {
-			for l.out[k].move() || l.in[k].move() {
-				moved = true
-			}
+	for l.move() {
+	}
+}
+
+// move lets each link move what it has, and tells whether there was anything.
+func (l *lab) move() (moved bool) {
+	for k := range l.out {
+		for l.out[k].move() || l.in[k].move() {
+			moved = true
 		}
 	}
+	return moved
 }
 
 func (l *lab) exit() *labRelay { return l.relays[len(l.relays)-1] }
