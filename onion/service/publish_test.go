@@ -316,9 +316,6 @@ func TestClients(t *testing.T) {
 				t.Error("a point that bob knows still stands")
 			}
 		}
-		if _, err := n.newest(s.Address(), run, bob); err != nil {
-			t.Error("bob cannot open what he had")
-		}
 		for _, id := range n.ring(s.Address(), run) {
 			ups := n.uploads(id)
 			if _, err := onion.OpenDescriptor(ups[len(ups)-1].doc, "test", s.Address(), ups[len(ups)-1].period, time.Now(), []*onion.ClientSecret{bob}); !errors.Is(err, onion.ErrAuthWrong) {
