@@ -26,8 +26,8 @@ func (j joint) Send(l *cell.List) error {
 	}
 	for c := l.Pop(); c != nil; c = l.Pop() {
 		body := c.Body()
+		// Behind the joined body there are zeros, to the end: forward has seen to it.
 		sealLayer(t.back, t.k, kindForward, body, body)
-		clear(body[sealedSize(t.k):])
 		t.backList.Push(c)
 	}
 	return t.cfg.Prev.Send(&t.backList)
