@@ -284,3 +284,26 @@ func TestOnionBackends(t *testing.T) {
 		}
 	})
 }
+
+// TestOnionSingleHop: a service that does not hide is next to its points and to where clients wait, and says so in its descriptor.
+func TestOnionSingleHop(t *testing.T) {
+	t.Parallel()
+	onSimnet(t, simnet.Config{}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
+		host := newClient(t, n, client.Config{})
+		key, err := identity.Generate(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l := listenOnion(t, host, client.OnionConfig{Identity: key, SingleHop: true}, echo)
+		if got := len(host.Status().Links); got < 3 {
+			t.Errorf("the service has %d links, want one to each point", got)
+		}
+		bob := newClient(t, n, client.Config{})
+		if err := roundTrip(dial(t, bob, l.Address().String()+":80"), "hello"); err != nil {
+			t.Error(err)
+		}
+		if !onionDescriptor(t, n, bob, l.Address()).SingleHop {
+			t.Error("the descriptor does not say that the service is not hidden")
+		}
+	})
+}
