@@ -10,8 +10,8 @@ import (
 
 // This file is what an Origin asks of its last hop for onion services (doc/spec.md
 // section 5). A circuit has one role: what takes one can neither be extended, nor
-// padded, nor carry streams to its last hop from then on. All of it needs two hops
-// or more, as a relay that sees the client itself refuses.
+// padded, nor carry streams to its last hop from then on. What clients ask needs two
+// hops or more, as a relay that sees the client itself refuses.
 
 // originRole is what a circuit is for, guarded by Origin.mu.
 //
@@ -142,7 +142,9 @@ func (o *Origin) takeRole(cmd cell.MessageCommand, payload []byte, role originRo
 	switch {
 	case o.err != nil:
 		err = o.err
-	case o.out == nil || len(hops) < 2:
+	case o.out == nil || len(hops) == 0:
+		err = fmt.Errorf("circuit: %s on a circuit without hops", cmd)
+	case len(hops) == 1 && (cmd == cell.Introduce || cmd == cell.EstablishRendezvous):
 		err = fmt.Errorf("circuit: %s on a circuit of less than two hops", cmd)
 	case o.pending != nil || o.padding != nil || o.role != noRole || busy:
 		err = fmt.Errorf("circuit: %s on a circuit that has a role, is being extended or padded, or carries streams", cmd)

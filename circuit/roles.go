@@ -20,8 +20,9 @@ const maxIntroduced = 512
 // ErrFull says that the service does not acknowledge fast enough to be given more.
 var ErrFull = errors.New("circuit: as many introductions are unacknowledged as may be")
 
-// errRefused says that a relay next to the client was asked for what is not for
-// clients' neighbours: the circuit is destroyed as refused.
+// errRefused says that a relay next to the client was asked for what only a client
+// wants, and a client keeps away from: the circuit is destroyed as refused. A service
+// that does not hide may be the neighbour of its points.
 var errRefused = errors.New("circuit: refused at the first hop")
 
 // takes tells whether messages with this rule are lawful in this state; of "idle"
@@ -47,7 +48,7 @@ func (t *Transit) enter(s farState) error {
 	switch {
 	case t.err != nil:
 		return t.err
-	case t.k == 1:
+	case t.k == 1 && (s == introducing || s == rendezvousAsked):
 		return errRefused
 	case t.state != alone || busy || t.pad.active:
 		return fmt.Errorf("%w: a role for a circuit that has one, is extended, padded or carries streams", ErrProtocol)

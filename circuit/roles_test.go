@@ -162,9 +162,19 @@ func TestRolesAfterFailedExtend(t *testing.T) {
 	l.close()
 }
 
-// TestRolesFirstHop: the relay that sees the client itself refuses, and says so.
+// TestRolesFirstHop: the relay that sees the client itself refuses, and says so; a
+// service that does not hide may be next to its points.
 func TestRolesFirstHop(t *testing.T) {
-	for _, cmd := range []cell.MessageCommand{cell.EstablishIntro, cell.Introduce, cell.EstablishRendezvous, cell.Rendezvous} {
+	for _, cmd := range []cell.MessageCommand{cell.EstablishIntro, cell.Rendezvous} {
+		l := newLab(t, 1, layer.AES256GCM)
+		l.toHop(1, cmd, 0, payloadOf(cmd))
+		l.settle()
+		if l.origin.Err() != nil || len(l.exit().roles) != 1 {
+			t.Errorf("%v at hop 1: %v, the Handler was asked for %v", cmd, l.origin.Err(), l.exit().roles)
+		}
+		l.close()
+	}
+	for _, cmd := range []cell.MessageCommand{cell.Introduce, cell.EstablishRendezvous} {
 		l := newLab(t, 1, layer.AES256GCM)
 		l.toHop(1, cmd, 0, payloadOf(cmd))
 		l.settle()

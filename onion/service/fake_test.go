@@ -188,27 +188,26 @@ func (n *fakeNet) dir(id identity.ID, f func(*fakeDir)) {
 func (n *fakeNet) newest(a onion.Address, period uint64, auth ...*onion.ClientSecret) (*onion.Descriptor, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var newest *onion.Descriptor
-	err := errors.New("no relay has a descriptor")
+	blindedKey, err := onion.Blind(a, "test", period)
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	var newest []byte
+	var revision uint64
 	for _, d := range n.dirs {
 		for _, u := range d.uploads {
 			if u.period != period || u.status != http.StatusOK {
 				continue
 			}
-			x, e := onion.OpenDescriptor(u.doc, "test", a, period, time.Now(), auth)
-			if e != nil {
-				err = e
-				continue
-			}
-			if newest == nil || x.Revision > newest.Revision {
-				newest = x
+			if e, err := onion.ParseEnvelope(u.doc); err == nil && e.Blinded == blindedKey && e.Revision > revision {
+				newest, revision = u.doc, e.Revision
 			}
 		}
 	}
 	if newest == nil {
-		return nil, err
+		return nil, errors.New("no relay has a descriptor")
 	}
-	return newest, nil
+	return onion.OpenDescriptor(newest, "test", a, period, time.Now(), auth)
 }
 
 // take is what a relay does with a descriptor.

@@ -104,10 +104,11 @@ func (s *Service) mergeLocked(now time.Time) {
 		}
 	}
 	if slices.Equal(merged, s.merged) {
+		wake(s.upload) // all backends may have been heard of now
 		return
 	}
 	if len(s.merged) == 0 {
-		s.gather = now
+		s.gather = now.Add(gather)
 	}
 	s.merged, s.mergedAt = merged, now
 	s.republishLocked(soon)

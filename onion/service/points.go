@@ -338,8 +338,8 @@ func (s *Service) listedLocked() (listed []onion.Point) {
 
 // completeLocked reports whether all points stand. s.mu is held.
 func (s *Service) completeLocked() bool {
-	if len(s.cfg.Backends) > 0 {
-		return len(s.merged) > 0
+	if len(s.cfg.Backends) > 0 { // those that could not be heard of are not waited for
+		return len(s.merged) > 0 && len(s.fetched) == len(s.cfg.Backends)
 	}
 	fresh := 0
 	for _, p := range s.points {

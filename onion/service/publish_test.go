@@ -144,7 +144,7 @@ func TestPeriodChanges(t *testing.T) {
 		s := n.start(Config{})
 		ready(t, s)
 		run := runOf(time.Now())
-		after(PeriodStart(interval, run+1).Sub(time.Now()) + 30*time.Minute) // the clock alone changes nothing
+		after(time.Until(PeriodStart(interval, run+1)) + 30*time.Minute) // the clock alone changes nothing
 		if _, err := n.newest(s.Address(), run+1); err == nil {
 			t.Error("a service goes by its clock, and not by its consensus")
 		}
@@ -315,9 +315,6 @@ func TestClients(t *testing.T) {
 			if slices.ContainsFunc(n.points(), func(c *fakeCircuit) bool { return c.intro.Key == [32]byte(p.Key) }) {
 				t.Error("a point that bob knows still stands")
 			}
-		}
-		if _, err := n.newest(s.Address(), run, bob); err != nil {
-			t.Error("bob cannot open what he had")
 		}
 		for _, id := range n.ring(s.Address(), run) {
 			ups := n.uploads(id)
