@@ -22,7 +22,7 @@ var rows = [][]string{
 	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet", "onion/work"},
 	{"stream", "directory", "state", "onion"},
 	{"directory/mirror", "path", "circuit", "link"},
-	{"onion/service", "onion/visit"},
+	{"onion/service", "onion/visit", "onion/forward"},
 	{"relay", "client", "directory/authority", "directory/probe"},
 	{"tipline", "simnet/testnet", "control"},
 	{"cmd/cepa"},
@@ -57,6 +57,7 @@ var arrows = map[string][]string{
 	"circuit":          {"stream", "cell", "crypto/handshake", "crypto/layer"},
 	"link":             {"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace"},
 
+	"onion/forward": {"pipe", "cell"},
 	"onion/service": {
 		"circuit", "directory", "onion", "onion/work", "stream", "cell", "crypto/identity", "crypto/layer",
 	},
@@ -86,7 +87,7 @@ var arrows = map[string][]string{
 
 	"cmd/cepa": {
 		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/probe", "directory/mirror", "directory", "path",
-		"cell", "crypto/handshake", "crypto/identity", "onion", "onion/service", "onion/visit", "socks", "state", "virtual",
+		"cell", "crypto/handshake", "crypto/identity", "onion", "onion/forward", "onion/service", "onion/visit", "socks", "state", "virtual",
 	},
 }
 

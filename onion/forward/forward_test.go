@@ -98,7 +98,6 @@ type lab struct {
 	f        *Forwarder
 	visitors chan *visitor
 	targets  chan *duplex // the far ends of dialled connections
-	dial     func(ctx context.Context, network, address string) (net.Conn, error)
 	log      bytes.Buffer
 	stop     context.CancelFunc
 	done     chan error
