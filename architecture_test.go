@@ -19,9 +19,10 @@ const modulePath = "cepa"
 // rooms are named before they exist, because their row has been decided.
 var rows = [][]string{
 	{"pipe", "virtual", "socket", "pace", "clock"},
-	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet"},
+	{"cell", "crypto/identity", "crypto/handshake", "crypto/layer", "socks", "simnet", "onion/work"},
 	{"stream", "directory", "state", "onion"},
-	{"onion/service", "directory/mirror", "path", "circuit", "link"},
+	{"directory/mirror", "path", "circuit", "link"},
+	{"onion/service", "onion/visit"},
 	{"relay", "client", "directory/authority", "directory/probe"},
 	{"tipline", "simnet/testnet", "control"},
 	{"cmd/cepa"},
@@ -44,22 +45,28 @@ var arrows = map[string][]string{
 	"crypto/layer":     {},
 	"socks":            {"pipe", "virtual", "socket"},
 	"simnet":           {},
+	"onion/work":       {},
 
 	"stream":    {"cell"},
 	"directory": {"crypto/identity"},
 	"state":     {"crypto/identity"},
+	"onion":     {"crypto/identity"},
 
 	"directory/mirror": {"directory", "crypto/identity", "state"},
 	"path":             {"directory", "crypto/identity"},
 	"circuit":          {"stream", "cell", "crypto/handshake", "crypto/layer"},
 	"link":             {"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace"},
 
+	"onion/visit": {
+		"circuit", "directory/mirror", "directory", "onion", "onion/work", "stream", "cell", "crypto/identity", "crypto/layer",
+	},
+
 	"relay": {
 		"circuit", "link", "directory/mirror", "directory", "stream",
 		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace", "pipe", "socket", "clock",
 	},
 	"client": {
-		"circuit", "link", "path", "directory/mirror", "directory", "stream",
+		"circuit", "link", "path", "directory/mirror", "directory", "stream", "onion", "onion/visit",
 		"cell", "crypto/identity", "crypto/layer", "socket", "clock",
 	},
 	"directory/authority": {"directory/mirror", "directory", "crypto/identity", "state", "clock"},
@@ -76,7 +83,7 @@ var arrows = map[string][]string{
 
 	"cmd/cepa": {
 		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/probe", "directory/mirror", "directory", "path",
-		"cell", "crypto/handshake", "crypto/identity", "socks", "state", "virtual",
+		"cell", "crypto/handshake", "crypto/identity", "onion", "onion/visit", "socks", "state", "virtual",
 	},
 }
 

@@ -37,6 +37,7 @@ var limitRows = [][2]string{
 	{"a link without circuits", "{link.DefaultIdleTimeout in minute} to {link.DefaultIdleTimeout*5/4 in minute} minutes"},
 	{"cells queued for one circuit on a link", "{circuit.QueueCells}"},
 	{"exchanges of padding of a circuit at a relay", "{circuit.maxPadExchanges}"},
+	{"introductions, and what counts with them, that a service has not acknowledged to its introduction point", "{circuit.maxIntroduced}"},
 	{"EXTENDs under way at a relay; of one client's link", "{relay.defaultLimits().extending}; {relay.defaultLimits().clientExtending}"},
 	{"streams and look-ups of a circuit at a relay", "{relay.defaultLimits().circuitStreams}"},
 	{"streams that the relay has ended and the origin has not", "{stream.maxClosing}"},

@@ -50,6 +50,9 @@ func TestAllocParse(t *testing.T) {
 		"ParseDestroy":  func() error { _, err := cell.ParseDestroy(destroy); return err },
 		"ParseExtend":   func() error { _, err := cell.ParseExtend(extend); return err },
 		"ParseExtended": func() error { _, err := cell.ParseExtended(reply); return err },
+
+		"ParseIntroduce":  func() error { _, err := cell.ParseIntroduce(payload[:cell.IntroduceSize]); return err },
+		"ParseRendezvous": func() error { _, err := cell.ParseRendezvous(payload[:cell.RendezvousSize]); return err },
 	} {
 		if err := f(); err != nil {
 			t.Errorf("%s: %v", what, err)

@@ -21,6 +21,13 @@ const (
 	BodySize = 1403
 	// MaxHops is the largest hop index; a relay there refuses EXTEND.
 	MaxHops = 8
+	// JoinedIndex is the index of the layer end to end over two circuits that a
+	// rendezvous point has joined, however many hops each of them has: so its
+	// cells fit behind the last layer of both.
+	JoinedIndex = MaxHops + 1
+	// JoinedSize is the size of a sealed body of that layer: what a rendezvous
+	// point passes on.
+	JoinedSize = BodySize - LayerOverhead*(JoinedIndex-1)
 	// TagSize is the size of an AEAD tag of a layer.
 	TagSize = 16
 	// LayerOverhead is what one layer takes from the body: one byte that

@@ -103,7 +103,7 @@ func TestIsZero(t *testing.T) {
 func TestNames(t *testing.T) {
 	for want, got := range map[string]string{
 		"PADDING CREATE CREATED RELAY DESTROY REKEY AUTH command 7": join(8, func(i int) any { return cell.Command(i) }),
-		"message 0 EXTEND EXTENDED EXTEND_FAILED BEGIN BEGIN_DIR CONNECTED DATA END RESOLVE RESOLVED ACK CREDIT PAD_NEGOTIATE DROP message 15": join(16, func(i int) any {
+		"message 0 EXTEND EXTENDED EXTEND_FAILED BEGIN BEGIN_DIR CONNECTED DATA END RESOLVE RESOLVED ACK CREDIT PAD_NEGOTIATE DROP ESTABLISH_INTRO INTRO_ESTABLISHED INTRO_WORK INTRODUCE INTRODUCED INTRODUCE_ACK ESTABLISH_RENDEZVOUS RENDEZVOUS_ESTABLISHED RENDEZVOUS JOINED message 25": join(26, func(i int) any {
 			return cell.MessageCommand(i)
 		}),
 	} {
@@ -116,6 +116,7 @@ func TestNames(t *testing.T) {
 		"DESTROY":       texts(0, 7, func(i int) any { return cell.Reason(i) }),
 		"END":           texts(0, 13, func(i int) any { return cell.EndReason(i) }),
 		"EXTEND_FAILED": texts(1, 7, func(i int) any { return cell.ExtendError(i) }),
+		"INTRODUCE_ACK": texts(0, 4, func(i int) any { return cell.IntroduceStatus(i) }),
 	} {
 		seen := map[string]bool{}
 		for _, s := range texts {

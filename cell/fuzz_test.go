@@ -43,7 +43,7 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if m.Command.OfStream() != (m.Stream != 0) || m.Command < 1 || m.Command > 14 {
+		if m.Command.OfStream() != (m.Stream != 0) || m.Command < 1 || m.Command > 24 {
 			t.Fatalf("%+v", m)
 		}
 		again := fill(len(b), 0xff)
@@ -172,5 +172,45 @@ func FuzzPadNegotiate(f *testing.F) {
 		if m.First < 0 || m.Second < 0 || m.First > cell.MaxPadDelay || m.Second > cell.MaxPadDelay {
 			t.Fatalf("%+v", m)
 		}
+	})
+}
+
+// FuzzRoles is for the bodies of onion services. They have one size each, so the
+// length of the input says whose turn it is.
+func FuzzRoles(f *testing.F) {
+	for _, n := range []int{0, cell.EstablishIntroSize, cell.IntroWorkSize, cell.IntroduceSize, cell.CookieSize, cell.RendezvousSize, cell.ReplySize, cell.IntroduceSize - 1, cell.RendezvousSize + 1} {
+		f.Add(fill(n, 7))
+	}
+	f.Add(bytesOf("00 00000000"))
+	f.Add(bytesOf("03 00000001"))
+	f.Add(bytesOf("03 00000000"))
+	f.Add(bytesOf("04 00000000"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		same := func(what string, size int, again []byte, err error) {
+			if err == nil && (!bytes.Equal(again, b) || len(b) != size) {
+				t.Fatalf("%s % x became % x", what, b, again)
+			}
+		}
+		establish, err := cell.ParseEstablishIntro(b)
+		same("ESTABLISH_INTRO", cell.EstablishIntroSize, establish.AppendTo(nil), err)
+		same("INTRO_ESTABLISHED", 0, nil, cell.ParseIntroEstablished(b))
+		work, err := cell.ParseIntroWork(b)
+		same("INTRO_WORK", cell.IntroWorkSize, work.AppendTo(nil), err)
+		introduce, err := cell.ParseIntroduce(b)
+		same("INTRODUCE", cell.IntroduceSize, introduce.AppendTo(nil), err)
+		introduced, err := cell.ParseIntroduced(b)
+		same("INTRODUCED", cell.IntroduceSize, introduced.AppendTo(nil), err)
+		ack, err := cell.ParseIntroduceAck(b)
+		same("INTRODUCE_ACK", cell.IntroduceAckSize, ack.AppendTo(nil), err)
+		if err == nil && (ack.Status > cell.IntroduceWork || (ack.Status == cell.IntroduceWork) != (ack.Effort > 0)) {
+			t.Fatalf("%+v", ack)
+		}
+		cookie, err := cell.ParseEstablishRendezvous(b)
+		same("ESTABLISH_RENDEZVOUS", cell.CookieSize, cookie[:], err)
+		same("RENDEZVOUS_ESTABLISHED", 0, nil, cell.ParseRendezvousEstablished(b))
+		rendezvous, err := cell.ParseRendezvous(b)
+		same("RENDEZVOUS", cell.RendezvousSize, rendezvous.AppendTo(nil), err)
+		reply, err := cell.ParseJoined(b)
+		same("JOINED", cell.ReplySize, reply, err)
 	})
 }

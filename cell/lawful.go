@@ -79,12 +79,15 @@ const (
 // RelayRule says when a relay takes a message for it from the origin.
 type RelayRule uint8
 
-// The rules of relays, each narrower than the one before it but RelayNever.
+// The rules of relays. A relay that has a role of an onion service in a circuit is
+// not its last in the sense of RelayLast.
 const (
 	RelayNever  RelayRule = iota
 	RelayAlways           // whatever its state
 	RelayLast             // while it is neither extended nor extending
 	RelayIdle             // so, and while it has neither streams nor look-ups
+
+	RelayIntroduction // while it is an introduction point for this circuit
 )
 
 // OriginRule says when an origin takes a message from one of its hops.
@@ -95,7 +98,10 @@ const (
 	OriginNever   OriginRule = iota
 	OriginAnyHop             // from every hop
 	OriginLastHop            // from the last hop
-	OriginPending            // from the last hop, as the one answer to an EXTEND
+	OriginPending            // from the last hop, as the one answer to what it was asked
+
+	OriginIntroduction // from the last hop, while that is an introduction point
+	OriginRendezvous   // from the last hop, once, while that is a rendezvous point
 )
 
 // Rule says where a message is lawful on its circuit. For messages of streams,
@@ -124,6 +130,17 @@ var messageRules = [...]Rule{
 	Credit:       {KnownStream, RelayLast, OriginLastHop, true},
 	PadNegotiate: {NoStream, RelayIdle, OriginNever, false},
 	Drop:         {NoStream, RelayLast, OriginLastHop, false},
+
+	EstablishIntro:        {NoStream, RelayIdle, OriginNever, true},
+	IntroEstablished:      {NoStream, RelayNever, OriginPending, true},
+	IntroWork:             {NoStream, RelayIntroduction, OriginNever, true},
+	Introduce:             {NoStream, RelayIdle, OriginNever, true},
+	Introduced:            {NoStream, RelayNever, OriginIntroduction, true},
+	IntroduceAck:          {NoStream, RelayNever, OriginPending, true},
+	EstablishRendezvous:   {NoStream, RelayIdle, OriginNever, true},
+	RendezvousEstablished: {NoStream, RelayNever, OriginPending, true},
+	Rendezvous:            {NoStream, RelayIdle, OriginNever, true},
+	Joined:                {NoStream, RelayNever, OriginRendezvous, true},
 }
 
 // Rule returns where the message is lawful. That of an unknown command is
@@ -170,7 +187,7 @@ const (
 )
 
 // endEOF is the column of END with reason EOF; End is that of the final ones.
-const endEOF = Drop + 1
+const endEOF = LastMessage + 1
 
 // streamRules has a row for each state and a column for each message.
 var streamRules = [streamStates][endEOF + 1]Verdict{
@@ -198,7 +215,7 @@ var streamRules = [streamStates][endEOF + 1]Verdict{
 // Takes says what becomes of message c of a stream in state s. Of END it says
 // what becomes of a final one; TakesEnd knows all.
 func (s StreamState) Takes(c MessageCommand) Verdict {
-	if int(s) >= streamStates || c > Drop {
+	if int(s) >= streamStates || c > LastMessage {
 		return Unlawful
 	}
 	return streamRules[s][c]

@@ -10,7 +10,7 @@ import (
 const MessageHeaderSize = 5
 
 // Room returns how many payload bytes a message for hop k may have (k =
-// 1…MaxHops): 1,398 - 17 k.
+// 1…MaxHops, or JoinedIndex): 1,398 - 17 k.
 func Room(k int) int { return BodySize - LayerOverhead*k - MessageHeaderSize }
 
 // The budgets that the cell's size was chosen for: an EXTEND made at hop 7
@@ -37,7 +37,21 @@ const (
 	Credit       MessageCommand = 12
 	PadNegotiate MessageCommand = 13
 	Drop         MessageCommand = 14
+
+	EstablishIntro        MessageCommand = 15
+	IntroEstablished      MessageCommand = 16
+	IntroWork             MessageCommand = 17
+	Introduce             MessageCommand = 18
+	Introduced            MessageCommand = 19
+	IntroduceAck          MessageCommand = 20
+	EstablishRendezvous   MessageCommand = 21
+	RendezvousEstablished MessageCommand = 22
+	Rendezvous            MessageCommand = 23
+	Joined                MessageCommand = 24
 )
+
+// LastMessage is the highest command of a message.
+const LastMessage = Joined
 
 // String returns the command's name in doc/spec.md.
 func (c MessageCommand) String() string {
@@ -70,6 +84,26 @@ func (c MessageCommand) String() string {
 		return "PAD_NEGOTIATE"
 	case Drop:
 		return "DROP"
+	case EstablishIntro:
+		return "ESTABLISH_INTRO"
+	case IntroEstablished:
+		return "INTRO_ESTABLISHED"
+	case IntroWork:
+		return "INTRO_WORK"
+	case Introduce:
+		return "INTRODUCE"
+	case Introduced:
+		return "INTRODUCED"
+	case IntroduceAck:
+		return "INTRODUCE_ACK"
+	case EstablishRendezvous:
+		return "ESTABLISH_RENDEZVOUS"
+	case RendezvousEstablished:
+		return "RENDEZVOUS_ESTABLISHED"
+	case Rendezvous:
+		return "RENDEZVOUS"
+	case Joined:
+		return "JOINED"
 	}
 	return fmt.Sprintf("message %d", uint8(c))
 }
@@ -109,7 +143,7 @@ func ParseMessage(b []byte) (m Message, err error) {
 	if !IsZero(rest[n:]) {
 		return m, &FormatError{m.Command.String(), "trailing bytes"}
 	}
-	if m.Command < Extend || m.Command > Drop {
+	if m.Command < Extend || m.Command > LastMessage {
 		return m, &FormatError{m.Command.String(), "command"}
 	}
 	if m.Command.OfStream() != (m.Stream != 0) {

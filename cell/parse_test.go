@@ -29,6 +29,17 @@ var parsers = map[string]func([]byte) (any, error){
 	"RESOLVED":      func(b []byte) (any, error) { return cell.ParseResolved(b) },
 	"ACK":           func(b []byte) (any, error) { return cell.ParseAck(b) },
 	"CREDIT":        func(b []byte) (any, error) { return cell.ParseCredit(b) },
+
+	"ESTABLISH_INTRO":        func(b []byte) (any, error) { return cell.ParseEstablishIntro(b) },
+	"INTRO_ESTABLISHED":      func(b []byte) (any, error) { return nil, cell.ParseIntroEstablished(b) },
+	"INTRO_WORK":             func(b []byte) (any, error) { return cell.ParseIntroWork(b) },
+	"INTRODUCE":              func(b []byte) (any, error) { return cell.ParseIntroduce(b) },
+	"INTRODUCED":             func(b []byte) (any, error) { return cell.ParseIntroduced(b) },
+	"INTRODUCE_ACK":          func(b []byte) (any, error) { return cell.ParseIntroduceAck(b) },
+	"ESTABLISH_RENDEZVOUS":   func(b []byte) (any, error) { return cell.ParseEstablishRendezvous(b) },
+	"RENDEZVOUS_ESTABLISHED": func(b []byte) (any, error) { return nil, cell.ParseRendezvousEstablished(b) },
+	"RENDEZVOUS":             func(b []byte) (any, error) { return cell.ParseRendezvous(b) },
+	"JOINED":                 func(b []byte) (any, error) { return cell.ParseJoined(b) },
 }
 
 // bytesOf joins parts: hex text, or bytes.
@@ -103,7 +114,7 @@ func TestParse(t *testing.T) {
 		{"message", bytesOf("07 0001 ffff abcd"), "length"},
 		{"message", bytesOf("07 0001 0001 ab 00 01"), "trailing bytes"},
 		{"message", bytesOf("00 0000 0000"), "command"},
-		{"message", bytesOf("0f 0001 0000"), "command"},
+		{"message", bytesOf("19 0001 0000"), "command"},
 		{"message", bytesOf("ff 0000 0000"), "command"},
 
 		{"EXTEND", bytesOf(fill(32, 3), id, "01", message1), cell.ExtendBody{Identity: [32]byte(fill(32, 3)), KeyID: key, Suite: 1, Message1: message1}},
@@ -184,6 +195,42 @@ func TestParse(t *testing.T) {
 		{"CREDIT", bytesOf("00000000"), "bytes"},
 		{"CREDIT", bytesOf("000001"), "length"},
 		{"CREDIT", bytesOf("0000000001"), "length"},
+
+		{"ESTABLISH_INTRO", bytesOf(fill(32, 1), "00000002 00000003", fill(64, 4)), cell.EstablishIntroBody{Key: [32]byte(fill(32, 1)), Rate: 2, Burst: 3, Signature: [64]byte(fill(64, 4))}},
+		{"ESTABLISH_INTRO", fill(103, 1), "length"},
+		{"ESTABLISH_INTRO", fill(105, 1), "length"},
+		{"INTRO_ESTABLISHED", nil, nil},
+		{"INTRO_ESTABLISHED", bytesOf("00"), "length"},
+		{"INTRO_WORK", bytesOf("00000005", fill(32, 6), fill(32, 0)), cell.IntroWorkBody{Effort: 5, Seed: [32]byte(fill(32, 6))}},
+		{"INTRO_WORK", fill(67, 1), "length"},
+		{"INTRO_WORK", fill(69, 1), "length"},
+		{"INTRODUCE", bytesOf(fill(32, 1), fill(41, 2), fill(1220, 3)), cell.IntroduceBody{Key: [32]byte(fill(32, 1)), Work: [41]byte(fill(41, 2)), Sealed: [1220]byte(fill(1220, 3))}},
+		{"INTRODUCE", fill(1292, 1), "length"},
+		{"INTRODUCE", fill(1294, 1), "length"},
+		{"INTRODUCED", bytesOf(fill(32, 1), fill(41, 2), fill(1220, 3)), cell.IntroduceBody{Key: [32]byte(fill(32, 1)), Work: [41]byte(fill(41, 2)), Sealed: [1220]byte(fill(1220, 3))}},
+		{"INTRODUCED", fill(1292, 1), "length"},
+		{"INTRODUCE_ACK", bytesOf("00 00000000"), cell.IntroduceAckBody{}},
+		{"INTRODUCE_ACK", bytesOf("01 00000000"), cell.IntroduceAckBody{Status: cell.IntroduceUnknown}},
+		{"INTRODUCE_ACK", bytesOf("02 00000000"), cell.IntroduceAckBody{Status: cell.IntroduceFull}},
+		{"INTRODUCE_ACK", bytesOf("03 00000001"), cell.IntroduceAckBody{Status: cell.IntroduceWork, Effort: 1}},
+		{"INTRODUCE_ACK", bytesOf("03 00000000"), "effort"},
+		{"INTRODUCE_ACK", bytesOf("00 00000001"), "effort"},
+		{"INTRODUCE_ACK", bytesOf("02 80000000"), "effort"},
+		{"INTRODUCE_ACK", bytesOf("04 00000000"), "status"},
+		{"INTRODUCE_ACK", bytesOf("ff 00000001"), "status"},
+		{"INTRODUCE_ACK", bytesOf("00 000000"), "length"},
+		{"INTRODUCE_ACK", bytesOf("00 00000000 00"), "length"},
+		{"ESTABLISH_RENDEZVOUS", fill(20, 7), [20]byte(fill(20, 7))},
+		{"ESTABLISH_RENDEZVOUS", fill(19, 7), "length"},
+		{"ESTABLISH_RENDEZVOUS", fill(21, 7), "length"},
+		{"RENDEZVOUS_ESTABLISHED", nil, nil},
+		{"RENDEZVOUS_ESTABLISHED", bytesOf("00"), "length"},
+		{"RENDEZVOUS", bytesOf(fill(20, 7), fill(1232, 8)), cell.RendezvousBody{Cookie: [20]byte(fill(20, 7)), Reply: [1232]byte(fill(1232, 8))}},
+		{"RENDEZVOUS", fill(1251, 7), "length"},
+		{"RENDEZVOUS", fill(1253, 7), "length"},
+		{"JOINED", fill(1232, 8), fill(1232, 8)},
+		{"JOINED", fill(1231, 8), "length"},
+		{"JOINED", fill(1233, 8), "length"},
 	} {
 		got, err := parsers[f.what](f.in)
 		if field, bad := f.want.(string); bad {
@@ -208,8 +255,10 @@ func TestStreamID(t *testing.T) {
 		cell.Extend: false, cell.Extended: false, cell.ExtendFailed: false,
 		cell.Begin: true, cell.BeginDir: true, cell.Connected: true, cell.Data: true, cell.End: true, cell.Resolve: true, cell.Resolved: true,
 		cell.Ack: false, cell.Credit: true, cell.PadNegotiate: false, cell.Drop: false,
+		cell.EstablishIntro: false, cell.IntroEstablished: false, cell.IntroWork: false, cell.Introduce: false, cell.Introduced: false,
+		cell.IntroduceAck: false, cell.EstablishRendezvous: false, cell.RendezvousEstablished: false, cell.Rendezvous: false, cell.Joined: false,
 	}
-	for cmd := cell.MessageCommand(1); cmd <= 14; cmd++ {
+	for cmd := cell.MessageCommand(1); cmd <= cell.LastMessage; cmd++ {
 		for _, id := range []uint16{0, 1, 65535} {
 			b := make([]byte, 20)
 			cell.PutMessage(b, cmd, id, nil)
@@ -219,15 +268,15 @@ func TestStreamID(t *testing.T) {
 			}
 		}
 	}
-	if len(ofStream) != 14 {
-		t.Error("the table does not name 14 commands")
+	if len(ofStream) != 24 {
+		t.Error("the table does not name 24 commands")
 	}
 }
 
 // TestPutMessage: the message overwrites all that a used buffer held, its
 // payload may fill the room, and too much is a bug.
 func TestPutMessage(t *testing.T) {
-	for k := 1; k <= cell.MaxHops; k++ {
+	for k := 1; k <= cell.JoinedIndex; k++ {
 		b := fill(cell.BodySize-cell.LayerOverhead*k, 0xff)
 		cell.PutMessage(b, cell.Data, 7, []byte{1, 2})
 		m, err := cell.ParseMessage(b)

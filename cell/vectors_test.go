@@ -139,6 +139,33 @@ func makeVectors(t *testing.T) vectors {
 	add("PAD_NEGOTIATE, the longest delays", 13, 0, said{"first_us": 2000000, "second_us": 2000000}, "001e8480", "001e8480")
 	add("DROP", 14, 0, said{})
 
+	// counted is n bytes that differ: i, i+1, …
+	counted := func(i, n int) string {
+		b := make([]byte, n)
+		for k := range b {
+			b[k] = byte(i + k)
+		}
+		return hex.EncodeToString(b)
+	}
+	key, signature := counted(0, 32), counted(0x20, 64)
+	add("ESTABLISH_INTRO", 15, 0, said{"introduction_key": key, "rate": 25, "burst": 200, "signature": signature}, key, "00000019", "000000c8", signature)
+	add("ESTABLISH_INTRO, no limit", 15, 0, said{"introduction_key": key, "rate": 0, "burst": 0, "signature": signature}, key, "00000000", "00000000", signature)
+	add("INTRO_ESTABLISHED", 16, 0, said{})
+	add("INTRO_WORK", 17, 0, said{"effort": 1000, "seed": counted(0x40, 32), "previous_seed": counted(0x60, 32)}, "000003e8", counted(0x40, 32), counted(0x60, 32))
+	add("INTRO_WORK, none any more", 17, 0, said{"effort": 0, "seed": counted(0x40, 32), "previous_seed": strings.Repeat("00", 32)}, "00000000", counted(0x40, 32), strings.Repeat("00", 32))
+	introduction := said{"introduction_key": key, "work": counted(0x80, 41), "sealed": counted(0xa9, 1220)}
+	add("INTRODUCE", 18, 0, introduction, key, counted(0x80, 41), counted(0xa9, 1220))
+	add("INTRODUCED", 19, 0, introduction, key, counted(0x80, 41), counted(0xa9, 1220))
+	for status := range 3 {
+		add("INTRODUCE_ACK", 20, 0, said{"status": status, "effort": 0}, fmt.Sprintf("%02x", status), "00000000")
+	}
+	add("INTRODUCE_ACK", 20, 0, said{"status": 3, "effort": 2000}, "03", "000007d0")
+	add("ESTABLISH_RENDEZVOUS", 21, 0, said{"cookie": counted(1, 20)}, counted(1, 20))
+	add("RENDEZVOUS_ESTABLISHED", 22, 0, said{})
+	add("RENDEZVOUS", 23, 0, said{"cookie": counted(1, 20), "reply": counted(0x15, 1232)}, counted(1, 20), counted(0x15, 1232))
+	add("JOINED", 24, 0, said{"reply": counted(0x15, 1232)}, counted(0x15, 1232))
+	add("DATA, the longest on a joined circuit", 7, 1, said{"data": strings.Repeat("c3", 1245)}, strings.Repeat("c3", 1245))
+
 	fail := func(what, name, b, err string) { v.Failures = append(v.Failures, failureVector{name, what, b, err}) }
 	create := "80000001" + "01"
 	fail("cell", "hop index 0", create+"00"+one.KeyID+"01"+one.Message1, "malformed CREATE: hop index")
@@ -152,7 +179,7 @@ func makeVectors(t *testing.T) vectors {
 		fail("message", name, strings.ReplaceAll(b, " ", ""), "malformed "+err)
 	}
 	malformed("command 0", "00 0000 0000", "message 0: command")
-	malformed("command 15", "0f 0000 0000", "message 15: command")
+	malformed("command 25", "19 0000 0000", "message 25: command")
 	malformed("a byte behind the payload", "07 0001 0001 61 62", "DATA: trailing bytes")
 	malformed("longer than its room", "07 0001 0566 "+strings.Repeat("61", 1381), "DATA: length")
 	malformed("DATA without a stream", "07 0000 0001 61", "DATA: stream ID")
@@ -201,6 +228,35 @@ func makeVectors(t *testing.T) vectors {
 	malformed("PAD_NEGOTIATE, second delay above 2 s", "0d 0000 0008 00000000 ffffffff", "PAD_NEGOTIATE: delay")
 	malformed("DROP with a stream", "0e 0001 0000", "DROP: stream ID")
 	malformed("DROP with a payload", "0e 0000 0001 00", "DROP: length")
+	// Those of one size: with a stream ID, and one byte less and more.
+	for _, m := range []struct {
+		name    string
+		command uint8
+		size    int
+	}{
+		{"ESTABLISH_INTRO", 15, 104},
+		{"INTRO_ESTABLISHED", 16, 0},
+		{"INTRO_WORK", 17, 68},
+		{"INTRODUCE", 18, 1293},
+		{"INTRODUCED", 19, 1293},
+		{"INTRODUCE_ACK", 20, 5},
+		{"ESTABLISH_RENDEZVOUS", 21, 20},
+		{"RENDEZVOUS_ESTABLISHED", 22, 0},
+		{"RENDEZVOUS", 23, 1252},
+		{"JOINED", 24, 1232},
+	} {
+		bytesOf := func(stream, size int) string {
+			return fmt.Sprintf("%02x%04x%04x", m.command, stream, size) + strings.Repeat("00", size)
+		}
+		malformed(m.name+" with a stream", bytesOf(1, m.size), m.name+": stream ID")
+		malformed(fmt.Sprintf("%s of %d bytes", m.name, m.size+1), bytesOf(0, m.size+1), m.name+": length")
+		if m.size > 0 {
+			malformed(fmt.Sprintf("%s of %d bytes", m.name, m.size-1), bytesOf(0, m.size-1), m.name+": length")
+		}
+	}
+	malformed("INTRODUCE_ACK, status 4", "14 0000 0005 04 00000000", "INTRODUCE_ACK: status")
+	malformed("INTRODUCE_ACK, passed on, and an effort", "14 0000 0005 00 00000001", "INTRODUCE_ACK: effort")
+	malformed("INTRODUCE_ACK, more work, but none", "14 0000 0005 03 00000000", "INTRODUCE_ACK: effort")
 	return v
 }
 
@@ -298,6 +354,35 @@ func messageFields(m cell.Message) (said, error) {
 		return said{"first_us": b.First.Microseconds(), "second_us": b.Second.Microseconds()}, err
 	case cell.Drop:
 		return said{}, cell.ParseDrop(m.Payload)
+	case cell.EstablishIntro:
+		b, err := cell.ParseEstablishIntro(m.Payload)
+		return said{"introduction_key": hex.EncodeToString(b.Key[:]), "rate": b.Rate, "burst": b.Burst, "signature": hex.EncodeToString(b.Signature[:])}, err
+	case cell.IntroEstablished:
+		return said{}, cell.ParseIntroEstablished(m.Payload)
+	case cell.IntroWork:
+		b, err := cell.ParseIntroWork(m.Payload)
+		return said{"effort": b.Effort, "seed": hex.EncodeToString(b.Seed[:]), "previous_seed": hex.EncodeToString(b.Previous[:])}, err
+	case cell.Introduce, cell.Introduced:
+		parse := cell.ParseIntroduce
+		if m.Command == cell.Introduced {
+			parse = cell.ParseIntroduced
+		}
+		b, err := parse(m.Payload)
+		return said{"introduction_key": hex.EncodeToString(b.Key[:]), "work": hex.EncodeToString(b.Work[:]), "sealed": hex.EncodeToString(b.Sealed[:])}, err
+	case cell.IntroduceAck:
+		b, err := cell.ParseIntroduceAck(m.Payload)
+		return said{"status": uint8(b.Status), "effort": b.Effort}, err
+	case cell.EstablishRendezvous:
+		cookie, err := cell.ParseEstablishRendezvous(m.Payload)
+		return said{"cookie": hex.EncodeToString(cookie[:])}, err
+	case cell.RendezvousEstablished:
+		return said{}, cell.ParseRendezvousEstablished(m.Payload)
+	case cell.Rendezvous:
+		b, err := cell.ParseRendezvous(m.Payload)
+		return said{"cookie": hex.EncodeToString(b.Cookie[:]), "reply": hex.EncodeToString(b.Reply[:])}, err
+	case cell.Joined:
+		reply, err := cell.ParseJoined(m.Payload)
+		return said{"reply": hex.EncodeToString(reply)}, err
 	}
 	return said{}, nil
 }

@@ -164,7 +164,7 @@ func TestAttempts(t *testing.T) {
 		},
 	} {
 		l := newLab(t, 1, layer.AES256GCM)
-		p := &pendingHop{reply: make(chan []byte, 9), fail: make(chan error, 9)}
+		p := &question{want: cell.Extended, reply: make(chan []byte, 9), fail: make(chan error, 9)}
 		l.origin.pending = p
 		l.toHop(1, cell.Extend, 0, extendBody())
 		l.settle()

@@ -119,6 +119,7 @@ func (w *wire) run(back *wire) {
 // relayNode is the smallest Handler: it creates and extends to the nodes that
 // it is told of, and gives streams to its test.
 type relayNode struct {
+	onionNode
 	chain    *chain
 	key      *handshake.OnionKey
 	identity [32]byte

@@ -8,7 +8,7 @@
 // that the cells came from, which alone owns the layer state that opens them.
 // Everything that goes out on one side is sealed and queued under that side's
 // lock, so that cells leave in the order of their nonces. Nothing here waits,
-// except Origin.Extend for its caller.
+// except the methods of Origin that take a Context, for their caller.
 package circuit
 
 import (
@@ -94,10 +94,10 @@ func messageKind(asks bool) byte {
 	return kindMessage
 }
 
-// sealedSize is the size of the sealed body at hop k.
+// sealedSize is the size of the sealed body at hop k, or cell.JoinedIndex.
 func sealedSize(k int) int { return cell.BodySize - cell.LayerOverhead*(k-1) }
 
-// innerSize is the size of the inner body at hop k.
+// innerSize is the size of the inner body at hop k, or cell.JoinedIndex.
 func innerSize(k int) int { return cell.BodySize - cell.LayerOverhead*k }
 
 // openLayer opens src, the body at hop k, into dst (in place when they start

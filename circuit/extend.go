@@ -90,7 +90,7 @@ func (t *Transit) ExtendFailed(why cell.ExtendError) {
 
 // extendFailedLocked returns the Outlet that the attempt leaves behind, if any.
 func (t *Transit) extendFailedLocked(why cell.ExtendError) Outlet {
-	if t.err != nil || t.state == alone || t.state == extended {
+	if t.err != nil || t.state != asked && t.state != creating {
 		return nil
 	}
 	out := t.nextOut

@@ -130,7 +130,7 @@ func TestNinthHop(t *testing.T) {
 	if len(l.exit().extends) != 0 {
 		t.Error("a relay at index 8 extends")
 	}
-	p := &pendingHop{fail: make(chan error, 1)}
+	p := &question{want: cell.Extended, fail: make(chan error, 1)}
 	l.origin.pending = p
 	l.settle()
 	select {

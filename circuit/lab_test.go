@@ -131,6 +131,7 @@ type lab struct {
 // labRelay is the Handler of one relay: it accepts every stream.
 type labRelay struct {
 	*Transit
+	onionNode
 	refuse  bool // do not accept
 	begun   []*stream.Stream
 	lookups []*stream.Lookup

@@ -49,16 +49,23 @@ type Origin struct {
 	mu      sync.Mutex // guards sealing and queueing in order, and what follows
 	out     Outlet     // does not change from the first Extend on
 	sending cell.List  // empty between calls; here, so that it is not allocated
-	pending *pendingHop
-	padding *padWait      // the exchange of padding that is under way
-	err     error         // why it ended
-	done    chan struct{} // closed when it ended
+	pending *question
+	padding *padWait   // the exchange of padding that is under way
+	role    originRole // what it is for; see ask.go
+	// What the roles need:
+	introduced func(payload []byte) // takes INTRODUCED
+	joinReply  chan []byte          // depth 1: takes JOINED
+	first      *firstWait           // takes the client's first joined body
+	err        error                // why it ended
+	done       chan struct{}        // closed when it ended
 }
 
 // hop is one hop of an Origin.
 type hop struct {
 	origin *Origin
-	index  int
+	pos    int          // where it stands, from 1
+	index  int          // of its layer: the same, or cell.JoinedIndex
+	serves bool         // joined, and ours is the service's end
 	fwd    *layer.State // guarded by Origin.mu
 	win    window       // guarded by Origin.mu
 	back   *layer.State // the link's reader
@@ -66,13 +73,6 @@ type hop struct {
 	keys   [32]byte     // exporter
 	spec   HopSpec
 	took   time.Duration // from the request for it to its answer; set before the hop is published
-}
-
-// pendingHop is a hop whose handshake waits for the other half.
-type pendingHop struct {
-	answered bool        // guarded by Origin.mu
-	reply    chan []byte // depth 1: the one answer, or
-	fail     chan error  // depth 1: why there is none
 }
 
 // NewOrigin returns an Origin without hops.
@@ -93,7 +93,7 @@ func (o *Origin) Attach(out Outlet) {
 	}
 }
 
-// Len returns the number of hops.
+// Len returns the number of hops, with the joined one, if there is one.
 func (o *Origin) Len() int { return len(*o.hops.Load()) }
 
 // Done returns a channel that is closed when the circuit has ended.
@@ -116,7 +116,7 @@ func (o *Origin) Mux() *stream.Mux {
 }
 
 // Exporter returns a secret of 32 bytes that only the origin and the relay at
-// hop k (from 1) know.
+// hop k (from 1) know. It is zero for a joined hop.
 func (o *Origin) Exporter(k int) [32]byte { return (*o.hops.Load())[k-1].keys }
 
 // Flow returns how the window towards hop k (from 1) stands.
@@ -140,12 +140,12 @@ func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 	if err != nil {
 		return fmt.Errorf("circuit: hop %d: %w", k, err)
 	}
-	p := &pendingHop{reply: make(chan []byte, 1), fail: make(chan error, 1)}
+	p := newQuestion(cell.Extended)
 	if err := o.reserve(k, p); err != nil {
 		return err
 	}
 	asked := time.Now()
-	if err := o.ask(k, spec, init.Message1()); err != nil {
+	if err := o.askHop(k, spec, init.Message1()); err != nil {
 		o.destroy(cell.ReasonResource, fmt.Errorf("%w: hop %d: %w", ErrDestroyed, k, err))
 		return o.Err()
 	}
@@ -173,7 +173,7 @@ func (o *Origin) Extend(ctx context.Context, spec HopSpec) error {
 }
 
 // reserve makes p the one pending hop, which will be hop k.
-func (o *Origin) reserve(k int, p *pendingHop) error {
+func (o *Origin) reserve(k int, p *question) error {
 	// Asked before mu is taken: the lock of the Mux comes first in the order.
 	mux := o.Mux()
 	busy := mux != nil && mux.Len() > 0
@@ -186,6 +186,8 @@ func (o *Origin) reserve(k int, p *pendingHop) error {
 		return errors.New("circuit: Extend before Attach")
 	case o.pending != nil || o.padding != nil || k != o.Len()+1:
 		return errors.New("circuit: another Extend, or PadSetup, is under way")
+	case o.role != noRole:
+		return errors.New("circuit: Extend of a circuit that has a role of an onion service")
 	case busy:
 		return errors.New("circuit: Extend of a circuit that carries streams")
 	}
@@ -193,8 +195,8 @@ func (o *Origin) reserve(k int, p *pendingHop) error {
 	return nil
 }
 
-// ask sends CREATE or EXTEND.
-func (o *Origin) ask(k int, spec HopSpec, message1 []byte) error {
+// askHop sends CREATE or EXTEND.
+func (o *Origin) askHop(k int, spec HopSpec, message1 []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
@@ -216,7 +218,7 @@ func (o *Origin) ask(k int, spec HopSpec, message1 []byte) error {
 }
 
 func (o *Origin) addHop(k int, spec HopSpec, keys *handshake.Keys, took time.Duration) error {
-	h := &hop{origin: o, index: k, spec: spec, keys: keys.Exporter, win: newWindow(o.cfg.Flow), took: took}
+	h := &hop{origin: o, pos: k, index: k, spec: spec, keys: keys.Exporter, win: newWindow(o.cfg.Flow), took: took}
 	var err error
 	if h.fwd, err = layer.New(spec.Suite, keys.Forward); err == nil {
 		h.back, err = layer.New(spec.Suite, keys.Backward)
@@ -231,9 +233,7 @@ func (o *Origin) addHop(k int, spec HopSpec, keys *handshake.Keys, took time.Dur
 	if o.err != nil {
 		return o.err
 	}
-	old := *o.hops.Load()
-	grown := append(append(make([]*hop, 0, len(old)+1), old...), h)
-	o.hops.Store(&grown)
+	o.publishLocked(h)
 	o.pending = nil
 	return nil
 }
@@ -287,8 +287,13 @@ func (o *Origin) end(err error) Outlet {
 	}
 	o.err = err
 	out := o.out
+	first := o.first
+	o.first = nil
 	close(o.done)
 	o.mu.Unlock()
+	if first != nil {
+		first.hop.mux.Close(err)
+	}
 	for _, h := range *o.hops.Load() {
 		h.mux.Close(err)
 	}
@@ -314,7 +319,7 @@ func (o *Origin) deliverReply(reply []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p := o.pending
-	if p == nil || p.answered {
+	if p == nil || p.answered || p.want != cell.Extended {
 		return fmt.Errorf("%w: a handshake reply that was not asked for", ErrProtocol)
 	}
 	p.answered = true
@@ -328,30 +333,34 @@ func (o *Origin) deliverReply(reply []byte) error {
 func (o *Origin) open(body []byte) error {
 	hops := *o.hops.Load()
 	for i, h := range hops {
-		k, dst := i+1, body
+		k, dst, last := h.index, body, i == len(hops)-1
 		var tag [cell.TagSize]byte
 		copy(tag[:], body[sealedSize(k)-cell.TagSize:])
 		var c *cell.Cell
-		if k == len(hops) {
+		if last {
 			c = o.cfg.Pool.Get()
 			dst = c.Body()
 		}
 		kind, err := openLayer(h.back, k, dst, body)
 		kept := false
-		if err == nil && kind != kindForward {
+		switch {
+		case err != nil:
+		case kind != kindForward:
 			kept, err = o.message(h, dst[:innerSize(k)], kind == kindAsking, tag, c)
+		case last:
+			err = o.beyond(dst[:innerSize(k)])
 		}
 		if c != nil && !kept {
 			o.cfg.Pool.Put(c)
 		}
-		if err != nil || kind != kindForward {
+		if err != nil || kind != kindForward || last {
 			return err
 		}
-		// The sealed body of hop k+1, and zeros where this layer's
+		// The sealed body of the next hop, and zeros where this layer's
 		// overhead was.
 		clear(body[innerSize(k):sealedSize(k)])
 	}
-	return fmt.Errorf("%w: content beyond the last hop", ErrProtocol)
+	return fmt.Errorf("%w: content before the first hop", ErrProtocol)
 }
 
 // message takes one message from hop h, which may ask for an ACK. kept says that
@@ -369,9 +378,8 @@ func (o *Origin) message(h *hop, inner []byte, asks bool, tag [cell.TagSize]byte
 			return false, err
 		}
 	}
-	rule := m.Command.Rule().Origin
-	if rule == cell.OriginNever || rule != cell.OriginAnyHop && h.index != o.Len() {
-		return false, fmt.Errorf("%w: %s from hop %d", ErrProtocol, m.Command, h.index)
+	if !o.takes(h, m.Command) {
+		return false, fmt.Errorf("%w: %s from hop %d", ErrProtocol, m.Command, h.pos)
 	}
 	switch m.Command {
 	case cell.Ack:
@@ -386,6 +394,12 @@ func (o *Origin) message(h *hop, inner []byte, asks bool, tag [cell.TagSize]byte
 		return false, o.extendFailed(m.Payload)
 	case cell.Drop:
 		return false, o.dropped(m.Payload)
+	case cell.IntroEstablished, cell.IntroduceAck, cell.RendezvousEstablished:
+		return false, o.answer(m)
+	case cell.Introduced:
+		return false, o.introduce(m.Payload)
+	case cell.Joined:
+		return false, o.joinedReply(m.Payload)
 	default:
 		kept, err := h.mux.Handle(m, c)
 		if err != nil {
@@ -403,7 +417,7 @@ func (o *Origin) extendFailed(p []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	pending := o.pending
-	if pending == nil || pending.answered {
+	if pending == nil || pending.answered || pending.want != cell.Extended {
 		return fmt.Errorf("%w: EXTEND_FAILED that was not asked for", ErrProtocol)
 	}
 	o.pending = nil

@@ -89,7 +89,7 @@ func (o *Origin) exchange(ctx context.Context, h *hop, b cell.PadBody) (time.Dur
 		defer o.mu.Unlock()
 		return 0, o.err
 	}
-	if o.pending != nil || o.padding != nil || busy || h.index != o.Len() {
+	if o.pending != nil || o.padding != nil || busy || o.role != noRole || h.pos != o.Len() {
 		o.mu.Unlock()
 		return 0, errors.New("circuit: PadSetup of a circuit that is extended, padded or carries streams")
 	}

@@ -1,6 +1,7 @@
 package circuit
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -26,24 +27,35 @@ func (o *Origin) sendLocked(h *hop, cmd cell.MessageCommand, id uint16, payload 
 }
 
 func (o *Origin) sealLocked(h *hop, c *cell.Cell, cmd cell.MessageCommand, id uint16, payload []byte) error {
+	if h.fwd == nil {
+		return errors.New("circuit: a service sends before its client has")
+	}
 	c.SetCommand(cell.Relay)
 	body := c.Body()
 	cell.PutMessage(body[:innerSize(h.index)], cmd, id, payload)
 	counts := cmd.Rule().Counts
 	asks := counts && h.win.asks()
-	kind := messageKind(asks)
-	hops := *o.hops.Load()
-	for k := h.index; k >= 1; k-- {
-		sealLayer(hops[k-1].fwd, k, kind, body, body)
-		if k == h.index && counts {
-			n := sealedSize(k)
-			if err := h.win.sent(body[n-cell.TagSize:n], asks); err != nil {
-				return err
-			}
+	sealLayer(h.fwd, h.index, messageKind(asks), body, body)
+	n := sealedSize(h.index)
+	if counts {
+		if err := h.win.sent(body[n-cell.TagSize:n], asks); err != nil {
+			return err
 		}
-		kind = kindForward
 	}
+	o.wrapLocked(h.pos-1, body, n)
 	return nil
+}
+
+// wrapLocked seals the first n bytes of a body as content for what is behind hop
+// pos, for that hop and all before it. What is behind them becomes zero.
+func (o *Origin) wrapLocked(pos int, body []byte, n int) {
+	hops := *o.hops.Load()
+	for ; pos >= 1; pos-- {
+		h := hops[pos-1]
+		clear(body[n:innerSize(h.index)])
+		sealLayer(h.fwd, h.index, kindForward, body, body)
+		n = sealedSize(h.index)
+	}
 }
 
 // failed destroys the circuit after a send that failed: its cells are lost,

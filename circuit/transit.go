@@ -1,6 +1,7 @@
 package circuit
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -21,6 +22,20 @@ type Handler interface {
 	// it has a circuit on a link to the next relay with Next as Receiver,
 	// or with ExtendFailed. e is the Handler's own.
 	Extend(t *Transit, e cell.ExtendBody)
+	// EstablishIntro is asked to be an introduction point. It answers with
+	// INTRO_ESTABLISHED, or destroys the circuit.
+	EstablishIntro(t *Transit, b cell.EstablishIntroBody)
+	// IntroWork is told which work to ask for; t is an introduction point.
+	IntroWork(t *Transit, b cell.IntroWorkBody)
+	// Introduce is asked to pass an introduction on. It answers with
+	// INTRODUCE_ACK.
+	Introduce(t *Transit, b cell.IntroduceBody)
+	// EstablishRendezvous is asked to be a rendezvous point. It answers with
+	// RENDEZVOUS_ESTABLISHED, or destroys the circuit.
+	EstablishRendezvous(t *Transit, cookie [cell.CookieSize]byte)
+	// Rendezvous is asked to join t to the circuit that waits with this cookie:
+	// Join, or destroys the circuit.
+	Rendezvous(t *Transit, b cell.RendezvousBody)
 	// Closed is called once, when the circuit has ended.
 	Closed(t *Transit)
 }
@@ -40,25 +55,33 @@ type TransitConfig struct {
 }
 
 // Transit is a relay's part of a circuit: one side towards the origin and,
-// once it has been extended, one towards the exit. It either extends or
-// carries streams, never both. It is safe for concurrent use.
+// once it has been extended, one towards the exit. It either extends, or
+// carries streams, or has a role of an onion service. It is safe for concurrent
+// use.
 //
 // State of the far side, guarded by mu:
 //
 //	alone -> asked (EXTEND) -> creating (CREATE sent) -> extended
-//	          |                  |
-//	          +------------------+--> alone (EXTEND_FAILED)
+//	 |        |                  |
+//	 |        +------------------+--> alone (EXTEND_FAILED)
+//	 +-> introductionAsked (ESTABLISH_INTRO) -> introductionPoint
+//	 +-> introducing (INTRODUCE) -> introduced
+//	 +-> rendezvousAsked (ESTABLISH_RENDEZVOUS) -> rendezvousPoint -> joinedTo
+//	 +-> rendezvousMet (RENDEZVOUS) -> joinedTo
 type Transit struct {
 	cfg TransitConfig
 	k   int // hop index
 	mux *stream.Mux
+
+	exporter [32]byte // of the handshake
 
 	// The reader of the previous link alone:
 	fwd    *layer.State
 	out    cell.List // opened, waiting for Flush
 	broken bool      // a cell was refused; see Origin.broken
 
-	next atomic.Pointer[Outlet] // set once extended
+	next   atomic.Pointer[Outlet] // set once extended or joined
+	joined bool                   // set before next: next is a joint
 
 	mu       sync.Mutex // guards sealing and queueing towards the origin in order, and what follows
 	back     *layer.State
@@ -66,7 +89,7 @@ type Transit struct {
 	backList cell.List // sealed, waiting for Flush
 	state    farState
 	side     *nextSide // the present attempt
-	nextOut  Outlet    // its Outlet, from creating on
+	nextOut  Outlet    // its Outlet, from creating on, or the joint
 	pad      padding   // what of it the origin has asked for
 	err      error     // why it ended
 }
@@ -78,6 +101,14 @@ const (
 	asked
 	creating
 	extended
+	introductionAsked
+	introductionPoint
+	introducing
+	introduced
+	rendezvousAsked
+	rendezvousPoint
+	rendezvousMet
+	joinedTo
 )
 
 // NewTransit returns the relay's part of a circuit with the keys of its
@@ -86,7 +117,7 @@ func NewTransit(cfg TransitConfig) (*Transit, error) {
 	if cfg.Index < 1 || cfg.Index > cell.MaxHops {
 		return nil, fmt.Errorf("circuit: hop index %d is not 1…%d", cfg.Index, cell.MaxHops)
 	}
-	t := &Transit{cfg: cfg, k: int(cfg.Index), win: newWindow(cfg.Flow)}
+	t := &Transit{cfg: cfg, k: int(cfg.Index), exporter: cfg.Keys.Exporter, win: newWindow(cfg.Flow)}
 	var err error
 	if t.fwd, err = layer.New(cfg.Suite, cfg.Keys.Forward); err != nil {
 		return nil, err
@@ -160,7 +191,11 @@ func (s prevSide) Receive(cmd cell.Command, body []byte) {
 	}
 	if err := s.t.forward(cmd, body); err != nil {
 		s.t.broken = true
-		s.t.destroy(cell.ReasonProtocol, cell.ReasonNone, err)
+		reason := cell.ReasonProtocol
+		if errors.Is(err, errRefused) {
+			reason = cell.ReasonRefused
+		}
+		s.t.destroy(reason, cell.ReasonNone, err)
 	}
 }
 
@@ -202,9 +237,12 @@ func (t *Transit) forward(cmd cell.Command, body []byte) error {
 	dst := c.Body()
 	kind, err := openLayer(t.fwd, t.k, dst, body)
 	if err == nil && kind == kindForward {
-		if t.next.Load() == nil {
+		switch {
+		case t.next.Load() == nil:
 			err = fmt.Errorf("%w: content for a next hop that is not there", ErrProtocol)
-		} else {
+		case t.joined && !cell.IsZero(dst[cell.JoinedSize:innerSize(t.k)]):
+			err = fmt.Errorf("%w: bytes behind a joined body", ErrProtocol)
+		default:
 			clear(dst[innerSize(t.k):])
 			c.SetCommand(cell.Relay)
 			t.out.Push(c)
@@ -237,10 +275,9 @@ func (t *Transit) message(inner []byte, asks bool, tag [cell.TagSize]byte, c *ce
 		}
 	}
 	t.mu.Lock()
-	last := t.state == alone
+	lawful := t.state.takes(m.Command.Rule().Relay)
 	t.mu.Unlock()
-	rule := m.Command.Rule().Relay
-	if rule == cell.RelayNever || rule != cell.RelayAlways && !last {
+	if !lawful {
 		return false, fmt.Errorf("%w: %s at hop %d", ErrProtocol, m.Command, t.k)
 	}
 	switch m.Command {
@@ -252,6 +289,8 @@ func (t *Transit) message(inner []byte, asks bool, tag [cell.TagSize]byte, c *ce
 		return false, t.padNegotiate(m.Payload)
 	case cell.Drop:
 		return false, t.padDone(m.Payload)
+	case cell.EstablishIntro, cell.IntroWork, cell.Introduce, cell.EstablishRendezvous, cell.Rendezvous:
+		return false, t.role(m)
 	default:
 		kept, err := t.mux.Handle(m, c)
 		if err != nil {

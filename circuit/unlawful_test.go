@@ -163,7 +163,7 @@ func malformed(k int, raw func(kind byte, b []byte) func(*lab)) (rows []fault) {
 	add := func(name string, kind byte, b []byte) {
 		rows = append(rows, fault{fmt.Sprintf("%s, hop %d", name, k), k, raw(kind, b)})
 	}
-	for _, cmd := range []byte{0, 15, 99, 255} {
+	for _, cmd := range []byte{0, 25, 99, 255} {
 		add(fmt.Sprintf("unknown command %d", cmd), kindMessage, inner(k, cmd, 0, 0))
 		add(fmt.Sprintf("unknown command %d of a stream", cmd), kindMessage, inner(k, cmd, 1, 0))
 	}
@@ -219,7 +219,7 @@ func TestUnlawfulIn(t *testing.T) {
 	// All but the last step are lawful while an Extend waits for its answer.
 	pending := func(steps ...func(*lab)) func(*lab) {
 		return func(l *lab) {
-			l.origin.pending = &pendingHop{reply: make(chan []byte, 1), fail: make(chan error, 1)}
+			l.origin.pending = newQuestion(cell.Extended)
 			for i, step := range steps {
 				l.settle()
 				if i > 0 && l.verdict() != "" {

@@ -527,11 +527,12 @@ func (o *outlet) move() (moved bool) {
 
 // relayEnd is a relay: it extends to the next one, and accepts a stream when the test says so.
 type relayEnd struct {
-	route   *route
-	index   int
-	transit *circuit.Transit
-	begun   []cell.BeginBody
-	far     *stream.Stream
+	circuit.Handler // nil: what is not below is not asked of it
+	route           *route
+	index           int
+	transit         *circuit.Transit
+	begun           []cell.BeginBody
+	far             *stream.Stream
 }
 
 func (e *relayEnd) Begin(s *stream.Stream, b cell.BeginBody) {

@@ -46,17 +46,23 @@ func (c *Client) newCircuit(ctx context.Context, w want, assigned bool, avoid []
 	if err == nil {
 		err = c.enter(x, w.key, assigned)
 	}
-	if ctx.Err() == nil {
-		c.mu.Lock()
-		c.problem = err
-		c.unreached.note(err, time.Now())
-		c.mu.Unlock()
-		c.noteOutage(err)
-	}
+	c.noteBuild(ctx, err)
 	if err != nil {
 		return nil, err
 	}
 	return x, nil
+}
+
+// noteBuild remembers what an attempt to build a circuit came to, unless ctx was why.
+func (c *Client) noteBuild(ctx context.Context, err error) {
+	if ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	c.problem = err
+	c.unreached.note(err, time.Now())
+	c.mu.Unlock()
+	c.noteOutage(err)
 }
 
 func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) (*circ, error) {

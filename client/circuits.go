@@ -277,6 +277,8 @@ func (c *Client) keepTidy() {
 		select {
 		case <-tick.C:
 			c.tidy(time.Now())
+			c.tidyStubs(time.Now())
+			c.visitor.Tidy()
 			c.probeGuards()
 			c.wantMore()
 		case <-c.ctx.Done():

@@ -11,8 +11,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +25,8 @@ import (
 	"cepa/directory"
 	"cepa/directory/mirror"
 	"cepa/link"
+	"cepa/onion"
+	"cepa/onion/visit"
 	"cepa/path"
 	"cepa/socket"
 )
@@ -119,6 +123,8 @@ type Config struct {
 	// ReducedPadding makes the link to the guard cost less, and hide less: empty
 	// records after longer silences instead of padding, in both directions.
 	ReducedPadding bool
+	// OnionAuth, unless nil, returns the keys that there are for an onion service that lets in only clients which it knows.
+	OnionAuth func(onion.Address) []*onion.ClientSecret
 	// OnProgress, unless nil, hears how far the client has come until it is ready: from one
 	// goroutine, with what is new since the last call. Until it returns it hears no more.
 	OnProgress func(Bootstrap)
@@ -142,12 +148,16 @@ type Client struct {
 	guards *guards
 	// vanguards are for circuits that others can make this client build.
 	vanguards *vanguards
+	visitor   *visit.Visitor // reaches onion services
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	ready  chan struct{} // closed when the first circuit stands
 	refill chan struct{} // depth 1: fewer ready circuits than wanted
 	slots  chan struct{} // one for each circuit under construction
+	// stubSlots is the same for circuits with vanguards: whoever has them built takes nothing from the streams to the internet.
+	stubSlots chan struct{}
+	stubWork  chan struct{} // depth 1: for keepStubs
 	// changed, of depth 1, has keepReady try again at once.
 	changed chan struct{}
 	times   buildTimes
@@ -173,6 +183,7 @@ type Client struct {
 	checking    map[identity.ID]bool // guards whose links that are doubted
 	failures    map[Party]failures
 	unreached   unreached
+	stubs       stubs
 	unserved    map[want]bool // needs for which the present consensus has no path
 	phase       Phase
 	percent     int                            // of what has been done; never falls
@@ -198,6 +209,7 @@ func New(cfg Config) (*Client, error) {
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
 		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{}, unserved: map[want]bool{},
 		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{}, unreached: unreached{},
+		stubSlots: make(chan struct{}, maxStubBuilding), stubWork: make(chan struct{}, 1), stubs: stubs{all: map[*stub]struct{}{}},
 	}
 	var err error
 	var moved bool
@@ -216,9 +228,11 @@ func New(cfg Config) (*Client, error) {
 	}
 	c.links = &link.Pool{Dial: cfg.Dial, Config: c.linkConfig}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.visitor = c.newVisitor()
 	c.spawn(func() { c.mirror.Run(c.ctx) })
 	c.spawn(c.keepReady)
 	c.spawn(c.keepTidy)
+	c.spawn(c.keepStubs)
 	c.spawn(func() { clock.Watch(c.ctx, clockCheck, clock.Tolerance, c.cfg.Now, c.onJump) })
 	if cfg.Interfaces != nil {
 		c.spawn(c.watchNetwork)
@@ -292,11 +306,16 @@ func (c *Client) Close() error {
 	for _, x := range c.circuits {
 		all = append(all, x)
 	}
+	stubs := slices.Collect(maps.Keys(c.stubs.all))
 	c.mu.Unlock()
 	c.cancel()
 	for _, x := range all {
 		x.origin.Close()
 	}
+	for _, x := range stubs {
+		x.origin.Close()
+	}
+	c.visitor.Close()
 	c.links.Close()
 	c.wg.Wait()
 	c.guards.flush()

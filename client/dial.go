@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"cepa/cell"
+	"cepa/onion"
 	"cepa/path"
 )
 
@@ -32,6 +33,7 @@ const (
 	PartyCircuit     Party = "circuit"     // a relay on the way
 	PartyExit        Party = "exit"        // the last relay, or its policy
 	PartyDestination Party = "destination" // what the user asked for
+	PartyService     Party = "service"     // an onion service, or the relays that lead to it
 )
 
 // Error is why a Dial or Resolve failed. It names the party and never the
@@ -50,13 +52,13 @@ func (e *Error) Unwrap() error { return e.Err }
 // Errors of requests that no circuit is used for.
 var (
 	errHost    = errors.New("client: the host name or port is not valid")
-	errForeign = fmt.Errorf("names of other networks (.onion, .alt) lead nowhere here: %w", cell.EndNotFound)
+	errForeign = fmt.Errorf("names of other networks (.onion, .alt but for .cepa.alt) lead nowhere here: %w", cell.EndNotFound)
 	// errPrivate is why a literal address is refused: what it means to the user, it
 	// means to no exit, and a program that asks for it tells what its machine knows.
 	errPrivate = fmt.Errorf("a private address, which leads nowhere from an exit: let the program connect to it without the proxy: %w", cell.EndPolicy)
 )
 
-// Dial opens a stream to host:port, whose name the exit resolves. network must
+// Dial opens a stream to host:port, whose name the exit resolves, or to the onion service with that address. network must
 // be "tcp". The stream has CloseWrite. Errors are *Error, ctx's, ErrClosed, and
 // others when the arguments are wrong.
 func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -74,7 +76,7 @@ func (c *Client) Dial(ctx context.Context, network, addr string) (net.Conn, erro
 	return c.DialTarget(ctx, Target{Host: host, Port: uint16(port)})
 }
 
-// DialTarget opens a stream. Where a circuit breaks before anything was
+// DialTarget opens a stream, to an onion service if its address is the host or a domain above it. Where a circuit breaks before anything was
 // connected, or its exit refuses, another one is tried; what the destination
 // says is final. Errors are as of Dial.
 func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
@@ -83,6 +85,9 @@ func (c *Client) DialTarget(ctx context.Context, t Target) (net.Conn, error) {
 	}
 	if t.Port == 0 {
 		return nil, errHost
+	}
+	if onion.IsAddress(t.Host) {
+		return c.dialOnion(ctx, t)
 	}
 	if err := c.checkAddress(t.Host); err != nil {
 		c.tellFailure(err)
@@ -118,7 +123,7 @@ func checkHost(host string) error {
 		return errHost
 	}
 	name := strings.ToLower(strings.TrimSuffix(host, "."))
-	if strings.HasSuffix(name, ".onion") || strings.HasSuffix(name, ".alt") {
+	if strings.HasSuffix(name, ".onion") || strings.HasSuffix(name, ".alt") && !onion.IsAddress(host) {
 		return &Error{PartyDestination, errForeign}
 	}
 	return nil

@@ -38,6 +38,8 @@ func (c *Client) NewIdentity() (int, error) {
 	}
 	c.mu.Unlock()
 	c.tidy(now)
+	c.tidyStubs(now)
+	c.visitor.NewIdentity()
 	c.wantMore()
 	return n, nil
 }

@@ -267,6 +267,8 @@ func (p Party) next() string {
 		return "new streams take circuits through other relays"
 	case PartyExit:
 		return "other exits were tried, and new streams may find one"
+	case PartyService:
+		return "other relays that lead to it were tried; it may be down, or the address be wrong"
 	}
 	return "nothing, as every exit would meet the same"
 }

@@ -9,6 +9,7 @@ import (
 
 	"cepa/cell"
 	"cepa/directory"
+	"cepa/onion"
 )
 
 // Limits of look-ups; ours.
@@ -33,6 +34,11 @@ type answer struct {
 // one's exit had said. Errors are as of Dial.
 func (c *Client) Resolve(ctx context.Context, name, isolation string) (cell.ResolvedBody, error) {
 	if err := checkHost(name); err != nil {
+		return cell.ResolvedBody{}, err
+	}
+	if onion.IsAddress(name) {
+		err := &Error{PartyClient, errNoIP}
+		c.tellFailure(err)
 		return cell.ResolvedBody{}, err
 	}
 	if err := c.checkAddress(name); err != nil {

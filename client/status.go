@@ -21,6 +21,8 @@ type Status struct {
 	// Guards are those in the sample, in their order, and those that were tried and left it.
 	Guards       []path.GuardStatus `json:"guards"`
 	Circuits     []CircuitStatus    `json:"circuits"`
+	Vanguards    VanguardStatus     `json:"vanguard_circuits"`
+	Services     ServiceStatus      `json:"onion_services"`
 	Links        []LinkStatus       `json:"links"`
 	BytesRead    uint64             `json:"bytes_read"`
 	BytesWritten uint64             `json:"bytes_written"`
@@ -38,6 +40,20 @@ type CircuitStatus struct {
 	Open []stream.Status `json:"open_streams"`
 	// Flow is how the window towards the exit stands.
 	Flow circuit.FlowStatus `json:"flow"`
+}
+
+// VanguardStatus counts the circuits over vanguards: those of onion services.
+type VanguardStatus struct {
+	Ready    int `json:"ready"` // stubs: they end at the third hop, and nothing uses them
+	Building int `json:"building"`
+	Used     int `json:"used"`
+}
+
+// ServiceStatus counts what leads to onion services, without saying to which.
+type ServiceStatus struct {
+	Joined  int `json:"joined"`  // circuits that are joined to a service's
+	Meeting int `json:"meeting"` // those that are being made
+	Streams int `json:"streams"`
 }
 
 // HopStatus names a relay as people know it.
@@ -63,6 +79,7 @@ func (c *Client) Status() Status {
 	if cons := c.mirror.Current(); cons != nil {
 		s.ConsensusUntil, s.Relays = cons.ValidUntil, len(cons.Relays)
 	}
+	s.Vanguards = c.stubs.status()
 	s.Circuits = make([]CircuitStatus, 0, len(c.circuits))
 	now := time.Now()
 	for _, x := range c.circuits {
@@ -77,6 +94,8 @@ func (c *Client) Status() Status {
 	}
 	c.mu.Unlock()
 	sort.Slice(s.Circuits, func(i, j int) bool { return s.Circuits[i].ID < s.Circuits[j].ID })
+	v := c.visitor.Status()
+	s.Services = ServiceStatus{Joined: v.Joined, Meeting: v.Meeting, Streams: v.Streams}
 	s.Guards = c.guards.status()
 	s.Links = []LinkStatus{}
 	for _, l := range c.links.Links() {

@@ -1,13 +1,12 @@
 package client
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
-	"cepa/crypto/identity"
 	"cepa/directory"
 	"cepa/path"
 )
@@ -46,44 +45,41 @@ func loadVanguards(cfg Config) (*vanguards, error) {
 	return v, nil
 }
 
-// VanguardPath chooses the hops of a circuit that somebody else can make this client build, such as one to a rendezvous: its
-// guard, then relays that it stays with for weeks and for hours, which it keeps on disk before they are used. last is the last
-// hop, nil for a circuit that ends at the third; foreign says that somebody else chose it. The guard answers when this returns.
-// Errors are those of building a circuit; path.ErrNoPath when the network is too small.
-func (c *Client) VanguardPath(ctx context.Context, last *identity.ID, foreign bool) ([]*directory.Relay, error) {
-	ctx, cancel := context.WithTimeout(ctx, buildTimeout)
-	defer cancel()
-	ch, cons, err := c.paths(ctx)
-	if err != nil {
-		return nil, err
-	}
-	r := path.VanguardRequest{Foreign: foreign}
-	if last != nil {
-		var ok bool
-		if r.Last, ok = cons.Lookup(*last); !ok {
-			return nil, fmt.Errorf("client: relay %s is not in the consensus", last.Short())
-		}
-	}
-	if r.Guard, _, err = c.guardLink(ctx, ch); err != nil {
-		return nil, err
-	}
-	v := c.vanguards
+// use has f choose from layers that are up to date with a consensus, and on disk.
+func (v *vanguards) use(ch *path.Chooser, now time.Time, f func(*path.Vanguards) error) error {
 	v.lock <- struct{}{}
 	defer func() { <-v.lock }()
-	changed, err := v.all.Update(ch, v.rand, c.cfg.Now())
+	changed, err := v.all.Update(ch, v.rand, now)
 	v.unsafe = v.unsafe || changed
 	if err != nil {
-		return nil, fmt.Errorf("client: vanguards: %w", err)
+		return fmt.Errorf("client: vanguards: %w", err)
 	}
 	if v.unsafe && v.files != nil {
 		if err := writeSealed(v.files, vanguardsFile, vanguardsVersion, v.home, v.all.State()); err != nil {
-			return nil, fmt.Errorf("client: vanguards could not be stored: %w", err)
+			return fmt.Errorf("client: vanguards could not be stored: %w", err)
 		}
 	}
 	v.unsafe = false
-	hops, err := v.all.Path(v.rand, r)
-	if err != nil {
-		return nil, fmt.Errorf("client: vanguards: %w", err)
+	if err := f(v.all); err != nil {
+		return fmt.Errorf("client: vanguards: %w", err)
 	}
-	return hops, nil
+	return nil
+}
+
+// path chooses hops.
+func (v *vanguards) path(ch *path.Chooser, now time.Time, r path.VanguardRequest) (relays []*directory.Relay, err error) {
+	err = v.use(ch, now, func(all *path.Vanguards) error {
+		relays, err = all.Path(v.rand, r)
+		return err
+	})
+	return relays, err
+}
+
+// proceed says how a stub goes on, if it does.
+func (v *vanguards) proceed(ch *path.Chooser, now time.Time, stub []*directory.Relay, r path.VanguardRequest) (more []*directory.Relay, ok bool, err error) {
+	err = v.use(ch, now, func(all *path.Vanguards) error {
+		more, ok, err = all.Continue(v.rand, stub, r)
+		return err
+	})
+	return more, ok, err
 }

@@ -38,6 +38,9 @@ const (
 	ParamLinkPaddingReducedMin = "link-padding-reduced-min"
 	ParamLinkPaddingReducedMax = "link-padding-reduced-max"
 	ParamLinkPaddingShare      = "link-padding-share"
+	ParamOnionFetch            = "onion-fetch"
+	ParamOnionReplicas         = "onion-replicas"
+	ParamOnionStore            = "onion-store"
 	ParamVanguardLayer2        = "vanguard-layer2"
 	ParamVanguardLayer2Max     = "vanguard-layer2-max"
 	ParamVanguardLayer2Min     = "vanguard-layer2-min"
@@ -74,6 +77,9 @@ var paramSpecs = []ParamSpec{
 	{ParamLinkPaddingReducedMin, 9_000, 100, 60_000, "ms", "shortest silence where a client asks for less padding"},
 	{ParamLinkPaddingShare, 5, 0, 50, "percent", "highest share of a relay's rate that padding may use"},
 	{ParamMinBandwidthRate, 20, 1, 1_000_000, "KB/s", "bandwidth rate below which a relay is not listed"},
+	{ParamOnionFetch, 3, 1, 8, "relays", "relays of each replica that a client asks for a descriptor of an onion service"},
+	{ParamOnionReplicas, 2, 1, 16, "replicas", "places of an onion service on the ring"},
+	{ParamOnionStore, 4, 1, 8, "relays", "relays of each replica that keep the descriptor"},
 	{ParamRelaysPerAddress, 8, 1, 1 << 16, "relays", "relays that may be listed with one address"},
 	{ParamUnmeasuredShare, 5, 1, 100, "percent", "highest share of the weight of all newcomers that nobody has measured"},
 	{ParamUnmeasuredWeight, 10_000, 1, MaxWeight, "KB/s", "highest weight of a relay that nobody has measured"},

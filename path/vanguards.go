@@ -241,9 +241,7 @@ func (v *Vanguards) Path(rand io.Reader, r VanguardRequest) ([]*directory.Relay,
 	}
 	hops := []*directory.Relay{r.Guard, second, third}
 	if r.Foreign {
-		m, err := v.chooser.pickMiddle(rand, func(m *directory.Relay) bool {
-			return m.Identity == second.Identity || m.Identity == third.Identity || m.Identity == r.Last.Identity
-		})
+		m, err := v.before(rand, second.Identity, third.Identity, r.Last.Identity)
 		if err != nil {
 			return nil, err
 		}

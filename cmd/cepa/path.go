@@ -21,6 +21,7 @@ import (
 	"cepa/cell"
 	"cepa/client"
 	"cepa/control"
+	"cepa/onion"
 	"cepa/path"
 	"cepa/state"
 )
@@ -112,6 +113,9 @@ func parseDestination(s string) (q client.PathQuery, err error) {
 		return q, usagef("%q is no host: a name or an address is expected", host)
 	}
 	name := strings.ToLower(strings.TrimSuffix(host, "."))
+	if onion.IsAddress(host) {
+		return q, usagef("paths to onion services are not explained: they have no exit, and their first three relays are kept for long")
+	}
 	if strings.HasSuffix(name, ".onion") || strings.HasSuffix(name, ".alt") {
 		return q, usagef("no path leads to names of other networks (.onion, .alt)")
 	}

@@ -10,6 +10,8 @@ import (
 
 	"cepa/cell"
 	"cepa/client"
+	"cepa/onion"
+	"cepa/onion/visit"
 	"cepa/socks"
 	"cepa/virtual"
 )
@@ -69,6 +71,14 @@ func (p *proxy) dial(i isolation) func(context.Context, *socks.Request) (net.Con
 
 // replyFor chooses the SOCKS reply for why a dial failed.
 func replyFor(err error) socks.Reply {
+	var bad *onion.AddressError
+	if errors.As(err, &bad) {
+		return socks.ReplyOnionAddressInvalid
+	}
+	var reason visit.Reason
+	if errors.As(err, &reason) {
+		return replyForService(reason)
+	}
 	var why cell.EndReason
 	if errors.As(err, &why) {
 		switch why {
@@ -92,6 +102,27 @@ func replyFor(err error) socks.Reply {
 	var e *client.Error
 	if errors.As(err, &e) && (e.Party == client.PartyNetwork || e.Party == client.PartyGuard) {
 		return socks.ReplyNetworkUnreachable
+	}
+	return socks.ReplyGeneralFailure
+}
+
+// replyForService chooses the SOCKS reply for why an onion service was not reached.
+func replyForService(r visit.Reason) socks.Reply {
+	switch r {
+	case visit.DescriptorNotFound:
+		return socks.ReplyOnionDescriptorNotFound
+	case visit.DescriptorInvalid:
+		return socks.ReplyOnionDescriptorInvalid
+	case visit.IntroductionFailed:
+		return socks.ReplyOnionIntroductionFailed
+	case visit.RendezvousFailed:
+		return socks.ReplyOnionRendezvousFailed
+	case visit.AuthNeeded:
+		return socks.ReplyOnionAuthMissing
+	case visit.AuthWrong:
+		return socks.ReplyOnionAuthWrong
+	case visit.TimedOut:
+		return socks.ReplyOnionIntroductionTimeout
 	}
 	return socks.ReplyGeneralFailure
 }

@@ -99,6 +99,10 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 		fmt.Fprintf(w, "  consensus: %d relays, valid until %s\n", c.Relays, c.ConsensusUntil.Local().Format("2006-01-02 15:04:05"))
 		fmt.Fprintf(w, "  links: %d, read %s, written %s\n", len(c.Links), formatBytes(float64(c.BytesRead)), formatBytes(float64(c.BytesWritten)))
 		printGuards(w, c.Guards, c.Links)
+		if v := c.Vanguards; v != (client.VanguardStatus{}) {
+			fmt.Fprintf(w, "  circuits of onion services: %d in use, %d ready, %d being built; %d joined to a service, with %d streams\n",
+				v.Used, v.Ready, v.Building, c.Services.Joined, c.Services.Streams)
+		}
 		if len(c.Circuits) > 0 {
 			tw := tabwriter.NewWriter(w, 2, 8, 2, ' ', 0)
 			fmt.Fprintln(tw, "\n  CIRCUIT\tHOPS\tSTREAMS\tAGE\tSTATE\tWINDOW\tRTT\tSENDS")

@@ -46,6 +46,7 @@ const (
 	PurposeDescriptor Purpose = 2 // a relay's descriptors
 	PurposeConsensus  Purpose = 3 // an authority's votes and consensus signatures
 	PurposeFamily     Purpose = 4 // nothing: the subject is a relay's identity, a member of the family whose key certifies
+	PurposeOnion      Purpose = 5 // an onion service's descriptors of one period; the blinded key certifies
 )
 
 // String returns the name that doc/spec.md gives to the purpose.
@@ -59,11 +60,13 @@ func (p Purpose) String() string {
 		return "consensus"
 	case PurposeFamily:
 		return "family"
+	case PurposeOnion:
+		return "onion descriptor"
 	}
 	return fmt.Sprintf("purpose(%d)", uint8(p))
 }
 
-func (p Purpose) known() bool { return p >= PurposeLink && p <= PurposeFamily }
+func (p Purpose) known() bool { return p >= PurposeLink && p <= PurposeOnion }
 
 // Certificate is an identity's statement that, between two times, the key
 // Subject may sign for it what Purpose names. Key.Certify and ParseCertificate
@@ -84,12 +87,16 @@ type Certificate struct {
 // An unknown purpose, times out of range or out of order, and a subject that is
 // no acceptable key (ErrWeakKey) are errors.
 func (k *Key) Certify(p Purpose, subject ID, notBefore, notAfter time.Time) (*Certificate, error) {
+	return certify(k, p, subject, notBefore, notAfter)
+}
+
+func certify(k signer, p Purpose, subject ID, notBefore, notAfter time.Time) (*Certificate, error) {
 	c := &Certificate{
 		Purpose:   p,
 		NotBefore: time.Unix(notBefore.Unix(), 0).UTC(),
 		NotAfter:  time.Unix(notAfter.Unix(), 0).UTC(),
 		Subject:   subject,
-		Identity:  k.id,
+		Identity:  k.ID(),
 	}
 	if err := c.check(); err != nil {
 		return nil, fmt.Errorf("identity: certifying %s: %w", subject.Short(), err)

@@ -159,7 +159,7 @@ func TestParseCertificateRefuses(t *testing.T) {
 		"version 0":      with(0, 0),
 		"version 2":      with(0, 2),
 		"purpose 0":      with(1, 0),
-		"purpose 5":      with(1, 5),
+		"purpose 6":      with(1, 6),
 		"negative start": with(2, 0xff),
 		"negative end":   with(10, 0x80),
 		"year 10000":     with(10, 0, 0, 0, 0x3a, 0xff, 0xf4, 0x41, 0x80),
@@ -193,7 +193,7 @@ func TestCertifyRefuses(t *testing.T) {
 		from, to time.Time
 	}{
 		{"no purpose", 0, subject, from, to},
-		{"unknown purpose", 5, subject, from, to},
+		{"unknown purpose", 6, subject, from, to},
 		{"zero subject", PurposeLink, ID{}, from, to},
 		{"end at start", PurposeLink, subject, from, from},
 		{"end in the same second", PurposeLink, subject, from, from.Add(time.Second - 1)},

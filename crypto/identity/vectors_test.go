@@ -147,7 +147,7 @@ func makeFailures() (list []failureVector) {
 	malformed("version 0", 0, 1, from, to, subject, identity, "ErrMalformed")
 	malformed("version 2", 2, 1, from, to, subject, identity, "ErrMalformed")
 	malformed("purpose 0", 1, 0, from, to, subject, identity, "ErrMalformed")
-	malformed("purpose 5", 1, 5, from, to, subject, identity, "ErrMalformed")
+	malformed("purpose 6", 1, 6, from, to, subject, identity, "ErrMalformed")
 	malformed("ends when it begins", 1, 1, from, from, subject, identity, "ErrMalformed")
 	malformed("ends before it begins", 1, 1, from, from-1, subject, identity, "ErrMalformed")
 	malformed("ends after the year 9999", 1, 1, from, 253402300800, subject, identity, "ErrMalformed")
