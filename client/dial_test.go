@@ -55,7 +55,7 @@ func TestDialRefusals(t *testing.T) {
 				t.Errorf("%q %q: the error is %q", x.network, x.addr, err)
 			}
 		}
-		for _, host := range []string{"abcdefghijklmnop.onion", "ABC.Onion.", "x.cepa.alt", "x.alt"} {
+		for _, host := range []string{"abcdefghijklmnop.onion", "ABC.Onion.", "x.cepa.alt.alt", "x.alt"} {
 			_, err := c.Dial(w.within(time.Minute), "tcp", host+":80")
 			wantError(t, err, PartyDestination, cell.EndNotFound)
 			_, err = c.Resolve(w.within(time.Minute), host, "")

@@ -17,7 +17,7 @@ import (
 var _ visit.Network = (*Client)(nil)
 
 // errNoIP is what a look-up of an onion service's address is told.
-var errNoIP = errors.New("client: onion services have no IP addresses: have the program leave the name to the proxy (SOCKS5 with host names, SOCKS4a, HTTP)")
+var errNoIP = errors.New("onion services have no IP addresses: have the program leave the name to the proxy (SOCKS5 with host names, SOCKS4a, HTTP)")
 
 // newVisitor returns what reaches onion services.
 func (c *Client) newVisitor() *visit.Visitor {
