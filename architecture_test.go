@@ -62,7 +62,7 @@ var arrows = map[string][]string{
 	},
 
 	"relay": {
-		"circuit", "link", "directory/mirror", "directory", "stream",
+		"circuit", "link", "directory/mirror", "directory", "stream", "onion", "onion/work",
 		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace", "pipe", "socket", "clock",
 	},
 	"client": {

@@ -153,7 +153,11 @@ func (r *labRelay) Extend(_ *Transit, e cell.ExtendBody) { r.extends = append(r.
 func (r *labRelay) Closed(*Transit)                      { r.closed++ }
 
 func newLab(t testing.TB, hops int, suite layer.Suite) *lab {
-	l := &lab{t: t, pool: new(cell.Pool), suite: suite}
+	return newLabIn(t, new(cell.Pool), hops, suite)
+}
+
+func newLabIn(t testing.TB, pool *cell.Pool, hops int, suite layer.Suite) *lab {
+	l := &lab{t: t, pool: pool, suite: suite}
 	l.origin = NewOrigin(OriginConfig{Pool: l.pool, OnClose: func(err error) { l.cause = err }})
 	var side Receiver = l.origin
 	for k := 1; k <= hops; k++ {
@@ -212,14 +216,18 @@ func (r *labRelay) joined(side *nextSide, out Outlet) {
 
 // settle moves cells until nothing can move.
 func (l *lab) settle() {
-	for moved := true; moved; {
-		moved = false
-		for k := range l.out {
-			for l.out[k].move() || l.in[k].move() {
-				moved = true
-			}
+	for l.move() {
+	}
+}
+
+// move lets each link move what it has, and tells whether there was anything.
+func (l *lab) move() (moved bool) {
+	for k := range l.out {
+		for l.out[k].move() || l.in[k].move() {
+			moved = true
 		}
 	}
+	return moved
 }
 
 func (l *lab) exit() *labRelay { return l.relays[len(l.relays)-1] }

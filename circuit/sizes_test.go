@@ -23,6 +23,11 @@ func TestSizesAgree(t *testing.T) {
 		{"tag", cell.TagSize, layer.TagSize},
 		{"overhead of a layer", cell.LayerOverhead, layer.Overhead},
 		{"sealed body at hop 1", sealedSize(1), cell.BodySize},
+		{"sealed body of a joined circuit", sealedSize(cell.JoinedIndex), 1267},
+		{"its name", cell.JoinedSize, 1267},
+		{"inner body of a joined circuit", innerSize(cell.JoinedIndex), 1250},
+		{"room on a joined circuit", cell.Room(cell.JoinedIndex), 1245},
+		{"inner body at hop 8, where a joined one must fit", innerSize(cell.MaxHops), cell.JoinedSize},
 		{"inner body at hop 8", innerSize(cell.MaxHops), cell.Room(cell.MaxHops) + cell.MessageHeaderSize},
 	} {
 		if f.got != f.want {

@@ -160,14 +160,26 @@ func TestUnlawfulOut(t *testing.T) {
 
 // malformed is what is unlawful in whatever direction and at whatever hop.
 func malformed(k int, raw func(kind byte, b []byte) func(*lab)) (rows []fault) {
-	add := func(name string, kind byte, b []byte) {
-		rows = append(rows, fault{fmt.Sprintf("%s, hop %d", name, k), k, raw(kind, b)})
+	for _, m := range malformedBodies(k) {
+		rows = append(rows, fault{fmt.Sprintf("%s, hop %d", m.name, k), k, raw(m.kind, m.inner)})
 	}
+	return rows
+}
+
+type malformedBody struct {
+	name  string
+	kind  byte
+	inner []byte
+}
+
+// malformedBodies are what no hop takes, with the kind that the layer says.
+func malformedBodies(k int) (list []malformedBody) {
+	add := func(name string, kind byte, b []byte) { list = append(list, malformedBody{name, kind, b}) }
 	for _, cmd := range []byte{0, 25, 99, 255} {
 		add(fmt.Sprintf("unknown command %d", cmd), kindMessage, inner(k, cmd, 0, 0))
 		add(fmt.Sprintf("unknown command %d of a stream", cmd), kindMessage, inner(k, cmd, 1, 0))
 	}
-	for _, cmd := range []cell.MessageCommand{cell.Extend, cell.Extended, cell.ExtendFailed, cell.Ack, cell.Drop, cell.PadNegotiate} {
+	for _, cmd := range []cell.MessageCommand{cell.Extend, cell.Extended, cell.ExtendFailed, cell.Ack, cell.Drop, cell.PadNegotiate, cell.EstablishIntro, cell.IntroWork, cell.Introduced, cell.Joined} {
 		add(cmd.String()+" with a stream ID", kindMessage, inner(k, byte(cmd), 1, 0))
 	}
 	for _, cmd := range []cell.MessageCommand{cell.Begin, cell.BeginDir, cell.Connected, cell.Data, cell.End, cell.Resolve, cell.Resolved, cell.Credit} {
@@ -183,7 +195,7 @@ func malformed(k int, raw func(kind byte, b []byte) func(*lab)) (rows []fault) {
 	for _, kind := range []byte{3, 4, 128, 255} {
 		add(fmt.Sprint("kind ", kind), kind, inner(k, byte(cell.Data), 1, 1, 1))
 	}
-	return rows
+	return list
 }
 
 // wantReasons checks what was said on the links after hop (0: the origin) had

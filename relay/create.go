@@ -222,11 +222,18 @@ type circuitHandler struct {
 
 	streams gauge // to the internet, and look-ups
 	dirs    gauge // to the directory
+	uploads gauge // of descriptors of onion services
+
+	point   *introPoint // of which service it is the circuit; guarded by introTable.mu
+	meeting *meeting    // that it waits for; guarded by meetingTable.mu
+	joined  bool        // it is a service's that is joined to a client's; likewise
 }
 
 // Closed implements circuit.Handler.
 func (h *circuitHandler) Closed(*circuit.Transit) {
 	h.cancel()
+	h.relay.intros.leave(h)
+	h.relay.meetings.leave(h)
 	h.relay.memory.remove(h)
 	h.relay.forget(h.near)
 }

@@ -15,7 +15,8 @@ import (
 
 // Times of a directory stream; ours.
 const (
-	// dirRequest is how long a request may take: it is one packet.
+	// dirRequest is how long a request may take: it is one packet, or a descriptor of
+	// an onion service, 50 KB at 2 KB/s and some.
 	dirRequest = 30 * time.Second
 	// dirAnswer is how long an answer may take: as long as clients wait for
 	// one, 1 MB at 20 KB/s and some.
@@ -26,7 +27,7 @@ const (
 	maxDirHeader = 8 << 10
 )
 
-// dirServer serves the consensus over BEGIN_DIR streams, and over the connections of
+// dirServer serves the consensus, and descriptors of onion services, over BEGIN_DIR streams, and over the connections of
 // ServeDir. It is an http.Server whose listener hands it both.
 type dirServer struct {
 	limits    *limits
@@ -43,7 +44,7 @@ type dirServer struct {
 func newDirServer(h http.Handler, l *limits) *dirServer {
 	d := &dirServer{limits: l, streams: make(chan net.Conn, l.dirStreams+l.dirSockets), done: make(chan struct{})}
 	d.server = &http.Server{
-		Handler: h, MaxHeaderBytes: maxDirHeader,
+		Handler: h, ConnContext: connContext, MaxHeaderBytes: maxDirHeader,
 		ReadTimeout: dirRequest, WriteTimeout: dirAnswer, IdleTimeout: dirIdle,
 		ConnState: d.state,
 		// What strangers can cause at will is nothing for a log.
@@ -55,6 +56,7 @@ func newDirServer(h http.Handler, l *limits) *dirServer {
 // dirStream is a stream to the directory, which is counted from BEGIN_DIR on.
 type dirStream struct {
 	*stream.Stream
+	circuit *circuitHandler // that it is on
 	release func()
 }
 
@@ -72,7 +74,7 @@ func (h *circuitHandler) BeginDir(s *stream.Stream) {
 		s.Abort(cell.EndResource)
 		return
 	}
-	ds := &dirStream{s, func() {
+	ds := &dirStream{s, h, func() {
 		h.dirs.leave()
 		d.open.leave()
 	}}
@@ -88,6 +90,14 @@ func (h *circuitHandler) BeginDir(s *stream.Stream) {
 		s.Abort(cell.EndResource)
 		ds.release()
 	}
+}
+
+// connContext lets a request know the stream that it came on.
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	if s, ok := c.(*dirStream); ok {
+		return context.WithValue(ctx, dirKey{}, s)
+	}
+	return ctx
 }
 
 // state follows the server's goroutines. StateNew is told before they start.

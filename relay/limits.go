@@ -41,6 +41,19 @@ type limits struct {
 	// dirSockets: connections of plain HTTP to the directory; in all and from one
 	// address.
 	dirSockets, addressDirSockets int64
+	// introPoints: circuits of services for which the relay is an introduction point, or
+	// wants to be, some 500 bytes each beside the circuit; in all, and of those that
+	// come over one link, so that what one neighbour passes on leaves room.
+	introPoints, nearIntroPoints int64
+	// rendezvous: circuits of clients that wait for a service, for up to
+	// rendezvousWait; likewise.
+	rendezvous, nearRendezvous int64
+	// descriptors of onion services, and their bytes. Ours: with 100,000 services and
+	// 1,000 relays each has 1,600.
+	descriptors, descriptorBytes int64
+	// uploads of descriptors under way, each as large as a descriptor may be; in all
+	// and on one circuit.
+	uploads, circuitUploads int64
 }
 
 func defaultLimits() limits {
@@ -54,6 +67,10 @@ func defaultLimits() limits {
 		lookups:    1024,
 		dirStreams: 512, circuitDirStreams: 16,
 		dirSockets: 256, addressDirSockets: 16,
+		introPoints: 8192, nearIntroPoints: 2048,
+		rendezvous: 16384, nearRendezvous: 4096,
+		descriptors: 4096, descriptorBytes: 64 << 20,
+		uploads: 128, circuitUploads: 2,
 	}
 }
 
@@ -84,6 +101,7 @@ func (l *limits) fitMemory(bytes int64) {
 	l.clientLinks = min(l.clientLinks, l.links*3/4)
 	l.circuits = min(l.circuits, max(64, bytes/4/circuitMemory))
 	l.streams = min(l.streams, max(16, bytes/8/streamMemory))
+	l.descriptorBytes = min(l.descriptorBytes, max(1<<20, bytes/16))
 }
 
 // gauge counts what is there at once.
@@ -125,6 +143,9 @@ type neighbour struct {
 	circuits  gauge
 	creating  gauge
 	extending gauge
+
+	intros  int64 // circuits of services; guarded by introTable.mu
+	waiting int64 // circuits that wait for a service; guarded by meetingTable.mu
 
 	line createLine // guarded by createQueue.mu
 }

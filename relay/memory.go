@@ -11,6 +11,7 @@ import (
 
 	"cepa/cell"
 	"cepa/link"
+	"cepa/onion"
 )
 
 // What a relay holds at rest, in bytes, as it is counted against Config.MaxMemory.
@@ -70,6 +71,7 @@ func newMemory(r *Relay) *memory {
 	r.circuits.pool, r.circuits.each = pool, circuitMemory
 	r.linkCount.pool, r.linkCount.each = pool, linkMemory
 	r.streams.pool, r.streams.each = pool, streamMemory
+	r.descriptors.uploads.pool, r.descriptors.uploads.each = pool, onion.MaxDescriptor
 	return &memory{
 		relay: r, pool: pool, budget: r.cfg.MaxMemory, over: pool.SetBudget(r.cfg.MaxMemory),
 		circuits: map[*circuitHandler]struct{}{},

@@ -126,6 +126,11 @@ type Relay struct {
 	creator *creator
 	memory  *memory // nil: no bound
 	dir     *dirServer
+
+	intros      *introTable
+	meetings    *meetingTable
+	descriptors *descriptorStore
+
 	ctx     context.Context // ends with Serve
 	closing context.Context // ends when Serve is about to end; there before it begins
 	close   context.CancelFunc
@@ -206,8 +211,9 @@ func New(cfg Config) (*Relay, error) {
 	r.pool = &link.Pool{Dial: r.linkDial, DialTimeout: dialTimeout, Config: func() *link.Config { return r.linkConfig(new(neighbour), false) }}
 	r.addresses = newAddressBook(r.params)
 	r.creator = newCreator(r)
+	r.intros, r.meetings, r.descriptors = newIntroTable(r), newMeetingTable(r), newDescriptorStore(r)
 	r.memory = newMemory(r)
-	r.dir = newDirServer(r.mirror.Handler(), &r.limits)
+	r.dir = newDirServer(r.dirHandler(), &r.limits)
 	r.closing, r.close = context.WithCancel(context.Background())
 	return r, nil
 }
@@ -291,6 +297,9 @@ func (r *Relay) Serve(ctx context.Context, ln net.Listener) error {
 	r.spawn(func() { r.publishLoop(ctx) })
 	r.spawn(func() { r.renewLoop(ctx) })
 	r.spawn(func() { clock.Watch(ctx, clockCheck, clock.Tolerance, r.cfg.Now, r.onJump) })
+	r.spawn(func() { r.intros.run(ctx) })
+	r.spawn(func() { r.meetings.run(ctx) })
+	r.spawn(func() { r.descriptors.run(ctx) })
 	r.creator.run(ctx)
 	if r.memory != nil {
 		r.spawn(func() { r.memory.run(ctx) })

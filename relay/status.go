@@ -23,6 +23,7 @@ type Status struct {
 	Rate     int64         `json:"rate_bytes_per_second"` // 0: no limit
 	Usage    Usage         `json:"usage"`
 	Memory   Memory        `json:"memory"`
+	Onion    OnionStatus   `json:"onion_services"`
 }
 
 // Memory is what cells, links, circuits and streams take, in bytes.
@@ -36,7 +37,7 @@ type Memory struct {
 func (r *Relay) Status() Status {
 	s := Status{
 		Nickname: r.cfg.Nickname, Identity: r.Identity(), Exit: r.exit != nil, Uptime: r.uptime().Round(time.Second),
-		Memory:   r.memory.status(),
+		Memory: r.memory.status(), Onion: r.onionStatus(),
 		Circuits: r.circuits.now(), Streams: r.streams.now(), Rate: r.Rate().BytesPerSecond, Usage: r.usage(),
 	}
 	if c := r.mirror.Current(); c != nil {

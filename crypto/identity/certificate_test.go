@@ -226,7 +226,8 @@ func TestCertifyRoundsDown(t *testing.T) {
 func TestPurposeString(t *testing.T) {
 	for p, want := range map[Purpose]string{
 		PurposeLink: "link", PurposeDescriptor: "descriptor", PurposeConsensus: "consensus", PurposeFamily: "family",
-		0: "purpose(0)", 255: "purpose(255)",
+		PurposeOnion: "onion descriptor",
+		0:            "purpose(0)", 255: "purpose(255)",
 	} {
 		if got := p.String(); got != want {
 			t.Errorf("%d: %q, want %q", p, got, want)

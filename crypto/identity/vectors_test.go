@@ -39,6 +39,18 @@ type vectors struct {
 	Certificates []certificateVector `json:"certificates"`
 	Failures     []failureVector     `json:"failures"`
 	Signatures   []signatureVector   `json:"signatures"`
+	Blindings    []blindingVector    `json:"blindings"`
+}
+
+// blindingVector is a key, its blinded key in a context, and a signature by that one.
+type blindingVector struct {
+	Seed      hexBytes `json:"seed"`
+	Key       hexBytes `json:"key"`
+	Context   hexBytes `json:"context"`
+	Factor    hexBytes `json:"factor"` // reduced, little-endian
+	Blinded   hexBytes `json:"blinded"`
+	Message   hexBytes `json:"message"`
+	Signature hexBytes `json:"signature"`
 }
 
 // certificateVector is a certificate and all that it is made of. It is valid from NotBefore to NotAfter, both included.
@@ -110,6 +122,7 @@ func makeCertificates() (list []certificateVector) {
 		{"descriptor", 2, vectorFrom, vectorTo},
 		{"consensus", 3, vectorFrom, vectorTo},
 		{"family", 4, vectorFrom, vectorTo},
+		{"onion descriptor", 5, vectorFrom, vectorTo},
 		{"one second, from the first", 1, 0, 1},
 		{"for ever", 3, 0, 253402300799},
 	} {
@@ -297,8 +310,8 @@ func clearTop(key []byte) []byte {
 func TestVectors(t *testing.T) {
 	const path = "testdata/identity.json"
 	made, err := json.MarshalIndent(vectors{
-		About:        "Certificates and signatures, doc/spec.md section 6.",
-		Certificates: makeCertificates(), Failures: makeFailures(), Signatures: makeSignatures(),
+		About:        "Certificates, signatures and blinded keys, doc/spec.md sections 6 and 14.",
+		Certificates: makeCertificates(), Failures: makeFailures(), Signatures: makeSignatures(), Blindings: makeBlindings(),
 	}, "", " ")
 	if err != nil {
 		t.Fatal(err)
@@ -322,7 +335,7 @@ func TestVectors(t *testing.T) {
 	if err := dec.Decode(&v); err != nil {
 		t.Fatal(err)
 	}
-	if len(v.Certificates) < 5 || len(v.Failures) < 20 || len(v.Signatures) < 10 {
+	if len(v.Certificates) < 5 || len(v.Failures) < 20 || len(v.Signatures) < 10 || len(v.Blindings) < 3 {
 		t.Fatalf("only %d certificates, %d failures, %d signatures", len(v.Certificates), len(v.Failures), len(v.Signatures))
 	}
 	for _, c := range v.Certificates {
@@ -342,6 +355,9 @@ func TestVectors(t *testing.T) {
 				t.Errorf("got %v, want %s", err, f.Error)
 			}
 		})
+	}
+	for i, b := range v.Blindings {
+		t.Run(fmt.Sprintf("blinding/%d", i), func(t *testing.T) { b.check(t) })
 	}
 	for _, s := range v.Signatures {
 		t.Run("signature/"+s.Name, func(t *testing.T) {

@@ -19,7 +19,7 @@ const SignatureSize = 64
 // A key that its own owner spoiled by adding a point of small order to an honest
 // one is not told apart. All verifiers judge its signatures alike, because none
 // multiplies by the cofactor; but code that derives keys from an ID (blinding)
-// must check for it.
+// must check for it (ID.CheckGroup).
 func Verify(id ID, msg, sig []byte) bool {
 	if len(sig) != SignatureSize || id.Check() != nil {
 		return false
