@@ -20,7 +20,7 @@ func goodTree() map[string]string {
 		"cmd/cepa/main.go":        "// Command cepa is the program.\npackage main\n\nimport \"os\"\n\nvar version = \"dev\"\n\nfunc main() { println(version, os.Getenv(\"HOME\")) }\n",
 		"bench/load/go.mod":       "module load\n",
 		"bench/load/main.go":      "package main\n\nimport \"example.org/anything\"\n\nvar x = anything.Mutable()\n\nfunc init() { x = nil }\n",
-		"README.md":               "# A repository\n",
+		"README.md":               "# A repository\n\nSee onion/work/testdata.\n",
 		"testdata/blob":           "\x00" + foreignWords[0],
 		".git/config":             foreignWords[1],
 		"e2e/e2e_test.go":         "//go:build e2e\n\n// Package e2e is tests alone.\npackage e2e\n",

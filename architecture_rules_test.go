@@ -280,9 +280,12 @@ func checkLeftovers(t *tree) (problems []string) {
 	return problems
 }
 
-// checkForeignWords refuses texts that name paths outside a clone.
+// checkForeignWords refuses texts that name paths outside a clone. The room onion/work
+// has a name that looks like one, and is none.
 func checkForeignWords(t *tree) (problems []string) {
+	room := []byte("onion/work")
 	for p, text := range t.texts {
+		text = bytes.ReplaceAll(text, room, bytes.Repeat([]byte("x"), len(room)))
 		for _, w := range foreignWords {
 			if i := bytes.Index(text, []byte(w)); i >= 0 {
 				line := 1 + bytes.Count(text[:i], []byte("\n"))

@@ -57,6 +57,9 @@ var arrows = map[string][]string{
 	"circuit":          {"stream", "cell", "crypto/handshake", "crypto/layer"},
 	"link":             {"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace"},
 
+	"onion/service": {
+		"circuit", "directory", "onion", "onion/work", "stream", "cell", "crypto/identity", "crypto/layer",
+	},
 	"onion/visit": {
 		"circuit", "directory/mirror", "directory", "onion", "onion/work", "stream", "cell", "crypto/identity", "crypto/layer",
 	},
@@ -66,7 +69,7 @@ var arrows = map[string][]string{
 		"cell", "crypto/handshake", "crypto/identity", "crypto/layer", "pace", "pipe", "socket", "clock",
 	},
 	"client": {
-		"circuit", "link", "path", "directory/mirror", "directory", "stream", "onion", "onion/visit",
+		"circuit", "link", "path", "directory/mirror", "directory", "stream", "onion", "onion/service", "onion/visit",
 		"cell", "crypto/identity", "crypto/layer", "socket", "clock",
 	},
 	"directory/authority": {"directory/mirror", "directory", "crypto/identity", "state", "clock"},
@@ -83,7 +86,7 @@ var arrows = map[string][]string{
 
 	"cmd/cepa": {
 		"control", "simnet/testnet", "client", "relay", "directory/authority", "directory/probe", "directory/mirror", "directory", "path",
-		"cell", "crypto/handshake", "crypto/identity", "onion", "onion/visit", "socks", "state", "virtual",
+		"cell", "crypto/handshake", "crypto/identity", "onion", "onion/service", "onion/visit", "socks", "state", "virtual",
 	},
 }
 

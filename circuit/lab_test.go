@@ -22,8 +22,9 @@ type tube struct {
 	to    Receiver
 	back  *tube // the other direction
 	limit int
-	moved int  // cells delivered
-	told  bool // the other side has heard Closed
+	moved int       // cells delivered
+	seen  *[][]byte // when not nil: their bodies
+	told  bool      // the other side has heard Closed
 
 	mu     sync.Mutex
 	cells  cell.List
@@ -103,6 +104,9 @@ func (w *tube) move() (moved bool) {
 	}
 	for c := cells.Pop(); c != nil; c = cells.Pop() {
 		if !w.back.destroyed() { // after its own Destroy nothing reaches a side
+			if w.seen != nil {
+				*w.seen = append(*w.seen, append([]byte(nil), c.Body()...))
+			}
 			w.to.Receive(c.Command(), c.Body())
 			w.moved++
 		}

@@ -236,8 +236,8 @@ func (v *Visitor) query(ctx context.Context, st *site, network string, t target)
 	if err != nil {
 		return known{}, err
 	}
-	var auth []*onion.ClientSecret
-	if v.cfg.Auth != nil {
+	auth := st.auth
+	if auth == nil && v.cfg.Auth != nil {
 		auth = v.cfg.Auth(st.address)
 	}
 	d, err := onion.OpenDescriptor(b, network, st.address, t.period, v.cfg.Now(), auth)

@@ -119,6 +119,7 @@ type siteKey struct {
 // site is all that is known of a service for one key of isolation. Visitor.mu guards its fields.
 type site struct {
 	siteKey
+	auth      []*onion.ClientSecret // nil: what Config says
 	used      time.Time
 	users     int // who would miss it, if it were forgotten
 	session   *session
