@@ -155,6 +155,7 @@ func reach(c *client.Client, address, isolation string, limit time.Duration) (ti
 		if err == nil || took > limit {
 			return took, err
 		}
+		DEBUG("reach", isolation, took, err)
 		time.Sleep(time.Second)
 	}
 }
@@ -212,3 +213,5 @@ func echoes(c io.ReadWriter, n int) error {
 	}
 	return nil
 }
+
+func DEBUG(a ...any) { fmt.Println(a...) }

@@ -2,6 +2,7 @@ package testnet_test
 
 import (
 	"math/rand/v2"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -128,7 +129,7 @@ func TestOnionServiceKilled(t *testing.T) {
 	const goal, limit = 10 * time.Second, 3 * time.Minute
 	link := simnet.LinkParams{Latency: 20 * time.Millisecond}
 	onSimnet(t, simnet.Config{Default: link}, testnet.Config{Relays: 12, Exits: 2, Interval: 5 * time.Minute}, func(t *testing.T, n *testnet.Net) {
-		s := newOnionSite(t, n, t.TempDir(), client.OnionConfig{}, echo)
+		s := newOnionSite(t, n, filepath.Join(t.TempDir(), "service"), client.OnionConfig{}, echo)
 		if err := s.start(); err != nil {
 			t.Fatal(err)
 		}
@@ -208,26 +209,26 @@ func TestOnionAuthoritiesGone(t *testing.T) {
 func TestOnionPeriods(t *testing.T) {
 	t.Parallel()
 	const interval = 10 * time.Second
-	periods := 2
+	visits, every := 20, 15*time.Second
 	if *soak {
-		periods = 60
+		visits, every = 2000, 7*time.Second
 	}
 	onSimnet(t, simnet.Config{}, testnet.Config{Interval: interval}, func(t *testing.T, n *testnet.Net) {
 		s := serveOnion(t, n, client.OnionConfig{}, echo)
 		c := newClient(t, n, client.Config{})
-		until := time.Now().Add(time.Duration(periods) * directory.RandomPeriods * interval)
-		visits, failed := 0, 0
-		for time.Now().Before(until) {
-			for _, isolation := range []string{"known", ""} {
-				visits++
-				if err := visit(c, s.Address, isolation, 20*time.Second); err != nil {
-					failed++
-					t.Errorf("%v before the end: %v", time.Until(until).Round(time.Second), err)
-				}
+		failed, began := 0, time.Now()
+		for i := range visits {
+			isolation := "known"
+			if i%2 == 1 {
+				isolation = ""
 			}
-			time.Sleep(7 * time.Second)
+			if err := visit(c, s.Address, isolation, 20*time.Second); err != nil {
+				failed++
+				t.Errorf("after %v: %v", time.Since(began).Round(time.Second), err)
+			}
+			time.Sleep(every)
 		}
-		t.Logf("%d periods: %d of %d visits failed", periods, failed, visits)
+		t.Logf("%d of %d visits failed in %.1f periods", failed, visits, time.Since(began).Seconds()/(directory.RandomPeriods*interval).Seconds())
 		s.stop(false)
 	})
 }
