@@ -125,9 +125,9 @@ func serveOnion(t *testing.T, n *testnet.Net, cfg client.OnionConfig, f func(net
 // circuits counts identities of visitors, so that each visit has its own.
 var onionVisits atomic.Uint64
 
-// visit dials a service, with circuits of its own when isolation is empty, and has
+// knock dials a service, with circuits of its own when isolation is empty, and has
 // an echo come back.
-func visit(c *client.Client, address, isolation string, patience time.Duration) error {
+func knock(c *client.Client, address, isolation string, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if isolation == "" {
@@ -150,7 +150,7 @@ func visit(c *client.Client, address, isolation string, patience time.Duration) 
 func reach(c *client.Client, address, isolation string, limit time.Duration) (time.Duration, error) {
 	began := time.Now()
 	for {
-		err := visit(c, address, isolation, 20*time.Second)
+		err := knock(c, address, isolation, 20*time.Second)
 		took := time.Since(began)
 		if err == nil || took > limit {
 			return took, err
