@@ -88,19 +88,12 @@ func TestOnionRelaysKilled(t *testing.T) {
 }
 
 // onionVictims returns a third of the relays: all introduction points, half of the
-// relays with the descriptor, and others. In a small network one guard of each client
-// stays, which never tries more than three.
+// relays with the descriptor, and others. A client tries three guards, and then no other
+// for an hour: one of the first three of each, any, stays.
 func onionVictims(n *testnet.Net, s *onionSite, rng *rand.Rand, clients ...*client.Client) (victims []*testnet.Relay) {
 	stays := map[identity.ID]bool{}
-	if len(n.Relays) < 30 {
-		for _, c := range append(clients, s.c) {
-			for _, g := range c.Status().Guards {
-				if g.Tried != 0 {
-					stays[g.Relay] = true
-					break
-				}
-			}
-		}
+	for _, c := range append(clients, s.c) {
+		stays[c.Status().Guards[rng.IntN(3)].Relay] = true
 	}
 	take := func(ids []identity.ID, most int) {
 		for _, id := range ids {
