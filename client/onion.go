@@ -21,7 +21,7 @@ var errNoIP = errors.New("onion services have no IP addresses: have the program 
 
 // newVisitor returns what reaches onion services.
 func (c *Client) newVisitor() *visit.Visitor {
-	return visit.New(visit.Config{Network: c, Auth: c.cfg.OnionAuth, Rand: c.cfg.Rand, Now: c.cfg.Now, Log: c.cfg.Log})
+	return visit.New(visit.Config{Network: c, Auth: c.cfg.OnionAuth, Rand: c.cfg.Rand, Now: c.cfg.Now})
 }
 
 // Consensus waits for a valid consensus. Errors wrap ErrNotReady, or are ctx's.

@@ -288,6 +288,9 @@ func TestHTTPErrorPages(t *testing.T) {
 		if p.status != want || !strings.Contains(p.text, r.String()) || strings.Contains(p.text, "secret") {
 			t.Errorf("%v is told as %d %q, want %d", r, p.status, p.text, want)
 		}
+		if more := strings.Contains(p.text, "\n\n"); more != (r >= ReplyOnionDescriptorNotFound && r <= ReplyOnionIntroductionTimeout) {
+			t.Errorf("%v is told as %q", r, p.text)
+		}
 	}
 	for _, in := range []string{getA, "CONNECT a.example:443 HTTP/1.1\r\n\r\n", "HEAD http://a.example/ HTTP/1.1\r\n\r\n"} {
 		synctest.Test(t, func(t *testing.T) {

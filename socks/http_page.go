@@ -71,6 +71,9 @@ func pageFor(err error) *page {
 	}
 	reply := ReplyTo(err)
 	text := "The connection could not be made: " + reply.String() + "."
+	if more := aboutOnion(reply); more != "" {
+		text += "\n\n" + more
+	}
 	switch reply {
 	case ReplyNotAllowed, ReplyOnionAuthMissing, ReplyOnionAuthWrong:
 		return &page{http.StatusForbidden, text}
@@ -79,4 +82,27 @@ func pageFor(err error) *page {
 	default:
 		return &page{http.StatusBadGateway, text}
 	}
+}
+
+// aboutOnion says what a failure to reach an onion service means, and what can be done; nothing for other replies.
+func aboutOnion(r Reply) string {
+	switch r {
+	case ReplyOnionDescriptorNotFound:
+		return "No relay that should know how to reach this onion service does. It is not running, or the address is an old one."
+	case ReplyOnionDescriptorInvalid:
+		return "What relays say about how to reach this onion service cannot be used. Newer versions of cepa may understand it."
+	case ReplyOnionIntroductionFailed:
+		return "No relay took a message to this onion service. It may have just restarted or be overloaded: try again in a minute."
+	case ReplyOnionRendezvousFailed:
+		return "The onion service was sent a message, and did not come to where it was to meet. It may be overloaded: try again in a minute."
+	case ReplyOnionAuthMissing:
+		return "This onion service lets in only clients that it knows. Ask its owner for access, and give cepa the key."
+	case ReplyOnionAuthWrong:
+		return "This onion service does not know the key that cepa has for it. Ask its owner for access."
+	case ReplyOnionAddressInvalid:
+		return "Addresses of onion services have 56 letters and digits before .cepa.alt. There is a typing error in this one, or a part of it is missing."
+	case ReplyOnionIntroductionTimeout:
+		return "It took too long to reach this onion service. Try again in a minute."
+	}
+	return ""
 }

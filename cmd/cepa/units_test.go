@@ -9,6 +9,8 @@ import (
 
 	"cepa/cell"
 	"cepa/client"
+	"cepa/onion"
+	"cepa/onion/visit"
 	"cepa/socks"
 )
 
@@ -91,6 +93,15 @@ func TestReplies(t *testing.T) {
 		{wrap(client.PartyGuard, errors.New("does not answer")), socks.ReplyNetworkUnreachable},
 		{wrap(client.PartyClient, fmt.Errorf("private: %w", cell.EndPolicy)), socks.ReplyNotAllowed},
 		{wrap(client.PartyCircuit, errors.New("lost")), socks.ReplyGeneralFailure},
+		{wrap(client.PartyService, cell.EndRefused), socks.ReplyConnectionRefused},
+		{wrap(client.PartyService, &visit.Error{Reason: visit.DescriptorNotFound}), socks.ReplyOnionDescriptorNotFound},
+		{wrap(client.PartyService, &visit.Error{Reason: visit.DescriptorInvalid}), socks.ReplyOnionDescriptorInvalid},
+		{wrap(client.PartyService, &visit.Error{Reason: visit.IntroductionFailed}), socks.ReplyOnionIntroductionFailed},
+		{wrap(client.PartyService, &visit.Error{Reason: visit.RendezvousFailed}), socks.ReplyOnionRendezvousFailed},
+		{wrap(client.PartyService, &visit.Error{Reason: visit.AuthNeeded}), socks.ReplyOnionAuthMissing},
+		{wrap(client.PartyService, &visit.Error{Reason: visit.AuthWrong}), socks.ReplyOnionAuthWrong},
+		{wrap(client.PartyService, &visit.Error{Reason: visit.TimedOut}), socks.ReplyOnionIntroductionTimeout},
+		{wrap(client.PartyClient, &onion.AddressError{Reason: onion.ErrAddressCheck}), socks.ReplyOnionAddressInvalid},
 		{context.DeadlineExceeded, socks.ReplyTTLExpired},
 	} {
 		if got := replyFor(tc.err); got != tc.want {

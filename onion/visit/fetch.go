@@ -25,6 +25,8 @@ const (
 	// queryTime is how long one relay may take to give it, with the circuit to it; fetchTime bounds all of them.
 	queryTime = 30 * time.Second
 	fetchTime = time.Minute
+	// maxQueries bounds the relays that are asked, whatever the parameters say: with their defaults there are 12.
+	maxQueries = 24
 )
 
 // pathOnion is the directory's HTTP resource (doc/spec.md section 14), followed by the blinded key in hexadecimal.
@@ -116,7 +118,8 @@ func (v *Visitor) targets(cons *directory.Consensus, a onion.Address) ([]target,
 		}
 		rings = append(rings, ring)
 	}
-	return interleave(rings), nil
+	all := interleave(rings)
+	return all[:min(len(all), maxQueries)], nil
 }
 
 // interleave puts one of each list after the other; the first list leads by one.

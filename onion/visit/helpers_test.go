@@ -156,7 +156,9 @@ func (w *world) publish(period, revision uint64, clients ...onion.ClientKey) []b
 }
 
 // Consensus implements Network.
-func (w *world) Consensus(ctx context.Context) (*directory.Consensus, error) { return w.cons, ctx.Err() }
+func (w *world) Consensus(ctx context.Context) (*directory.Consensus, error) {
+	return w.cons, ctx.Err()
+}
 
 // PickMiddle implements Network.
 func (w *world) PickMiddle(ctx context.Context) (identity.ID, error) {
@@ -243,7 +245,9 @@ func (f *fake) OpenDir() (net.Conn, error) {
 			code = http.StatusNotFound
 		}
 		if own := w.dirs[f.relay]; own != nil {
-			b, code, wait = own()
+			if ownB, ownCode, ownWait := own(); ownCode != 0 || ownWait != 0 {
+				b, code, wait = ownB, ownCode, ownWait
+			}
 		}
 		w.mu.Unlock()
 		t := time.NewTimer(wait)
@@ -301,12 +305,18 @@ func (w *world) serve(p *point, sealed []byte) {
 	if w.absent {
 		return
 	}
-	blinded, err := onion.Blind(w.address, "test", w.period())
-	if err != nil {
-		w.Error(err)
-		return
+	var in *onion.Introduction
+	var err error
+	for _, period := range []uint64{w.period(), w.period() - 1} {
+		blinded, failure := onion.Blind(w.address, "test", period)
+		if failure != nil {
+			w.Error(failure)
+			return
+		}
+		if in, err = onion.OpenIntroduction(onion.Binding{Address: w.address, Blinded: blinded, Period: period, Key: p.Key}, p.seal, sealed); err == nil {
+			break
+		}
 	}
-	in, err := onion.OpenIntroduction(onion.Binding{Address: w.address, Blinded: blinded, Period: w.period(), Key: p.Key}, p.seal, sealed)
 	if err != nil {
 		w.Error(err)
 		return

@@ -17,7 +17,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"runtime"
 	"sync"
@@ -39,8 +38,9 @@ const (
 	maxSessions = 256
 	// idleTime is how long a joined circuit without streams is kept.
 	idleTime = 10 * time.Minute
-	// meetTime is how long making a joined circuit may take in all, with everything that is tried.
-	meetTime = 2 * time.Minute
+	// meetTime is how long making a joined circuit may take in all, with everything that is tried: less than the two minutes
+	// that programs wait for a connection, so that they hear why.
+	meetTime = 100 * time.Second
 	// answerTime is how long a service may take to answer BEGIN: it connects to something on its side.
 	answerTime = 30 * time.Second
 	// maxOpens is how many joined circuits one stream may try: an old one may have died without a word.
@@ -73,7 +73,6 @@ type Config struct {
 
 	Rand io.Reader        // crypto/rand when nil; safe for concurrent use
 	Now  func() time.Time // the date, for validity; time.Now when nil
-	Log  *slog.Logger     // nothing when nil
 }
 
 // circ is what is used of a circuit.
@@ -146,9 +145,6 @@ func New(cfg Config) *Visitor {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Log == nil {
-		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	if cfg.Workers <= 0 {
 		cfg.Workers = runtime.GOMAXPROCS(0)

@@ -220,17 +220,19 @@ func TestServiceSays(t *testing.T) {
 func TestBounds(t *testing.T) {
 	run(t, 30, func(w *world) {
 		w.publish(w.period(), 1)
-		var seventh *stream.Stream
-		for i := range maxSessions {
-			if s := w.dial(fmt.Sprint(i)); i == 7 {
-				seventh = s
-			}
-		}
+		w.v.making = maxSessions - 3
+		w.dial("1")
+		w.dial("2")
+		third := w.dial("3")
 		if _, err := w.v.Dial(context.Background(), w.address, "one more", 80); !errors.Is(err, ErrBusy) {
 			t.Errorf("with %d joined circuits in use: %v", maxSessions, err)
 		}
-		end(w, "7", seventh)
+		end(w, "3", third)
 		w.dial("one more")
+		if w.v.sites[siteKey{"3", w.address}].session != nil {
+			t.Error("the one without streams has not made room")
+		}
+		w.v.making = 0
 		w.v.mu.Lock()
 		for i := range maxSites {
 			k := siteKey{fmt.Sprint("empty ", i), onion.Address{}}

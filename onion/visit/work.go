@@ -3,7 +3,6 @@ package visit
 import (
 	"context"
 	"sync"
-	"time"
 
 	"cepa/cell"
 	"cepa/onion"
@@ -17,7 +16,7 @@ const (
 	// proofTime bounds one proof: luck may be bad, and it takes work.ClientTime on average at most.
 	proofTime = 4 * work.ClientTime
 	// measurePuzzles is on how many puzzles the speed of this machine is measured: a fraction of a second.
-	measurePuzzles = 50
+	measurePuzzles = 20
 )
 
 // pow knows how fast this machine is.
@@ -55,17 +54,15 @@ func (v *Visitor) prove(ctx context.Context, p *onion.Point, sealed []byte, aske
 	if err != nil {
 		return proof, &Error{Reason: IntroductionFailed, Detail: "it wants proof of work", cause: err}
 	}
-	// The first proof is for what the descriptor asks; a later one for what the point asks now.
-	effort, ok := rate.Choose(asked, 0)
+	// The first proof is for what the descriptor asks, if it asks for any; the next for what the point asks now.
+	effort, ok := rate.Choose(asked, max(attempt-1, 0))
 	if !ok {
 		return proof, &Error{Reason: IntroductionFailed, Detail: "it is overloaded, and wants more work than this machine can do in " + work.ClientTime.String()}
 	}
-	began := time.Now()
 	done, err := work.Solve(ctx, work.Challenge{Seed: p.Seed, Key: p.Key, Sealed: work.SealedSum(sealed)}, effort, v.cfg.Rand, v.cfg.Workers)
 	if err != nil {
 		return proof, &Error{Reason: IntroductionFailed, Detail: "it wants more work than was done in time", cause: err}
 	}
-	v.cfg.Log.Debug("did the work that an onion service asks for", "effort", effort, "attempt", attempt+1, "took", time.Since(began).Round(time.Millisecond))
 	copy(proof[:], done.AppendTo(nil))
 	return proof, nil
 }
