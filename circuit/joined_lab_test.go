@@ -17,9 +17,8 @@ import (
 type joinedLab struct {
 	t               testing.TB
 	client, service *lab
-	joinErr         error     // of Join at the relay
-	joins           int       // how often it was called
-	reply           chan byte // closed when JOINED has come
+	joinErr         error // of Join at the relay
+	joins           int   // how often it was called
 	joined          <-chan []byte
 	first           []byte // that the service expects
 	opened          int    // how often the service was given one
@@ -46,6 +45,7 @@ func (h *host) Begin(s *stream.Stream, _ cell.BeginBody) {
 		s.Accept(cell.ConnectedBody{})
 	}
 }
+
 func (h *host) BeginDir(s *stream.Stream) {
 	h.begun = append(h.begun, s)
 	if !h.refuse {

@@ -95,7 +95,7 @@ func parseAddress(host string) (Address, error) {
 	if hasSuffix(host, otherSuffix) {
 		return Address{}, ErrOtherNetwork
 	}
-	if !IsAddress(host) {
+	if !hasSuffix(host, Suffix) {
 		return Address{}, ErrNotAddress
 	}
 	labels := strings.Split(host[:len(host)-len(Suffix)], ".")

@@ -39,6 +39,7 @@ type world struct {
 	pool    cell.Pool
 	shift   atomic.Int64     // of everybody's date against the clock
 	params  directory.Params // that the consensus states
+	random  directory.Random // likewise
 	logged  logBuffer
 
 	ctx    context.Context // of all relays
@@ -57,6 +58,7 @@ type node struct {
 	cancel context.CancelFunc
 	done   chan struct{} // closed when Serve has returned
 	err    error         // of Serve
+	young  bool          // it gets no flag HSDir
 }
 
 // logBuffer holds log lines.
@@ -200,6 +202,9 @@ func (n *node) entry() directory.VoteEntry {
 	d, err := directory.VerifyDescriptor(doc)
 	n.world.must(err)
 	flags := directory.FlagRunning | directory.FlagValid | directory.FlagGuard
+	if !n.young {
+		flags |= directory.FlagHSDir
+	}
 	if n.exit != nil {
 		flags |= directory.FlagExit
 	}
@@ -211,6 +216,7 @@ func (w *world) consensus(nodes ...*node) []byte {
 	w.Helper()
 	key, sub := w.key("authority"), w.key("authority signing")
 	v := &directory.Vote{Network: w.network.Name, Interval: w.network.Interval, Period: w.network.Period(w.now()), Authority: key.ID(), Params: w.params}
+	v.Random.Random = w.random
 	for _, n := range nodes {
 		v.Entries = append(v.Entries, n.entry())
 	}

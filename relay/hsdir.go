@@ -24,6 +24,8 @@ func (r *Relay) dirHandler() http.Handler {
 	mux.Handle("/", r.mirror.Handler())
 	mux.HandleFunc("POST "+PathOnion, r.takeDescriptor)
 	mux.HandleFunc("GET "+PathOnion+"/{blinded}", r.giveDescriptor)
+	mux.HandleFunc(PathOnion, otherMethod(http.MethodPost))
+	mux.HandleFunc(PathOnion+"/{blinded}", otherMethod(http.MethodGet+", "+http.MethodHead))
 	return mux
 }
 
@@ -42,9 +44,20 @@ func refuseDir(w http.ResponseWriter, status int, why string) {
 	http.Error(w, why, status)
 }
 
+// otherMethod refuses all methods but those.
+func otherMethod(allowed string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Allow", allowed)
+		refuseDir(w, http.StatusMethodNotAllowed, "want "+allowed)
+	}
+}
+
 // takeDescriptor takes a descriptor: from a service, whose circuit may be of one hop
 // when it does not hide, but never outside of circuits.
 func (r *Relay) takeDescriptor(w http.ResponseWriter, req *http.Request) {
+	// What is left unread would make the end of the connection an abrupt one, and its
+	// client might not see the answer.
+	defer func() { _, _ = io.CopyN(io.Discard, req.Body, onion.MaxDescriptor) }()
 	h := from(req)
 	switch {
 	case h == nil:

@@ -48,14 +48,14 @@ type visitor struct {
 
 // result is what came of a simulation. Visitors who came during the attack count.
 type result struct {
-	visitors, served      int
-	work, wait            []time.Duration
-	refused               int // for lack of work at a point, honest ones
-	top                   uint32
-	settled               time.Duration // from the attack on, until effort first reached nine tenths of its mean in the last third
-	idle                  time.Duration // from its end on, until effort is 0
-	attackers             int           // introductions of theirs that were served
-	meanEffort, lastThird float64
+	visitors, served int
+	work, wait       []time.Duration
+	refused          int // for lack of work at a point, honest ones
+	top              uint32
+	settled          time.Duration // from the attack on, until effort first reached nine tenths of its mean in the last third
+	idle             time.Duration // from its end on, until effort is 0
+	attackers        int           // introductions of theirs that were served
+	lastThird        float64
 }
 
 func (r *result) success() float64 { return float64(r.served) / float64(r.visitors) }
