@@ -64,6 +64,11 @@ func CreateKey(path, kind string, secret [identity.SecretSize]byte) error {
 	if err != nil {
 		return fmt.Errorf("state: making the key %s: %w", path, err)
 	}
+	return Create(path, data)
+}
+
+// Create is CreateKey for a file of keys in another form.
+func Create(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("state: %s is there already, and a key is never overwritten: choose another name: %w", path, os.ErrExist)

@@ -24,6 +24,7 @@ type clientOptions struct {
 	allowPrivate bool
 
 	reducedPadding bool
+	onionAuth      string
 }
 
 func newClient() *cobra.Command {
@@ -45,6 +46,10 @@ several times, each with rules of its own behind the address:
   share-users, share-clients             users and passwords, addresses of programs do not count
   safe-socks                             refuse connections to literal IP addresses
 
+Onion services are reached by their address, which ends in .cepa.alt. Where one lets in
+only clients that it knows, --onion-auth names a directory with what their owners gave
+you, one file *.auth each, which nobody else may read.
+
 Addresses that are nobody's on the internet (private, loopback) are refused, and
 names are looked up by exits, never by this machine.
 
@@ -64,6 +69,7 @@ It ends with exit code 3 when the authorities require a newer version of cepa.`,
 	cmd.Flags().BoolVar(&o.allowPrivate, "allow-private-addresses", false, "let programs ask for private addresses; for networks on one machine")
 	cmd.Flags().StringVar(&o.guardPorts, "guard-ports", "", "ports at which a firewall lets this machine connect to guards, such as 80,443 (default all)")
 	cmd.Flags().BoolVar(&o.reducedPadding, "reduced-padding", false, "spend less on an idle link, some 80 KB an hour instead of 2 MB, and hide less: who watches it sees when it is used")
+	cmd.Flags().StringVar(&o.onionAuth, "onion-auth", "", "directory with files *.auth, by which onion services let this client in (cepa onion client-auth add)")
 	return cmd
 }
 
@@ -79,6 +85,12 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	listeners, err := parseListeners(o.socks, base)
 	if err != nil {
 		return err
+	}
+	secrets := authSecrets{}
+	if o.onionAuth != "" {
+		if secrets, err = readAuthDir(o.onionAuth); err != nil {
+			return err
+		}
 	}
 	n, err := openNode(&o.nodeFlags, "client", stderr)
 	if err != nil {
@@ -103,7 +115,7 @@ func runClient(ctx context.Context, o *clientOptions, stdout, stderr io.Writer) 
 	progress := progressPrinter{w: stdout}
 	c, err := client.New(client.Config{
 		Network: n.net, Files: n.dir, Log: n.log, OnProgress: progress.print, Reachable: reachable(guardPorts), Home: homeOf(o.dataDir),
-		AllowPrivateAddresses: o.allowPrivate, ReducedPadding: o.reducedPadding,
+		AllowPrivateAddresses: o.allowPrivate, ReducedPadding: o.reducedPadding, OnionAuth: secrets.of,
 	})
 	if err != nil {
 		return err

@@ -43,6 +43,17 @@ your computer, and the one between them knows neither.</p>
 </body></html>
 `
 
+// onionPage is the page of the demo onion service.
+const onionPage = `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>cepa onion demo</title><style>body{font:1.1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:3rem auto;padding:0 1rem}</style></head>
+<body><h1>It works</h1>
+<p>This page came from an onion service: you met it at a relay that you chose, over three relays of yours and three of its own. Neither of you knows
+where the other is, and nothing between you can read this.</p>
+<p><a href="/bytes/10000000">10 MB of data</a> to try the speed; <a href="/sha256/10000000">their SHA-256</a>.</p>
+</body></html>
+`
+
 // demoSite is a small web site over http and https on loopback listeners.
 type demoSite struct {
 	httpAddr, httpsAddr string
@@ -69,7 +80,7 @@ func startDemo() (*demoSite, error) {
 	for _, ln := range []net.Listener{plain, tls.NewListener(secure, &tls.Config{
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"},
 	})} {
-		srv := &http.Server{Handler: demoHandler(), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
+		srv := &http.Server{Handler: demoHandler(demoPage), ReadHeaderTimeout: 10 * time.Second, ErrorLog: log.New(io.Discard, "", 0)}
 		d.servers = append(d.servers, srv)
 		go srv.Serve(ln) // ends with close
 	}
@@ -82,11 +93,11 @@ func (d *demoSite) close() {
 	}
 }
 
-func demoHandler() http.Handler {
+func demoHandler(page string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		io.WriteString(w, demoPage)
+		io.WriteString(w, page)
 	})
 	mux.HandleFunc("GET /bytes/{n}", func(w http.ResponseWriter, r *http.Request) {
 		if n, ok := demoSize(w, r); ok {
@@ -151,9 +162,9 @@ func demoCertificate() (tls.Certificate, []byte, error) {
 		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), nil
 }
 
-// fetchDemo fetches the demo page over conn, which leads to the site, and
+// fetchDemo fetches the demo page of host over conn, which leads to the site, and
 // returns the time to the first byte.
-func fetchDemo(ctx context.Context, conn net.Conn) (firstByte time.Duration, err error) {
+func fetchDemo(ctx context.Context, conn net.Conn, host, page string) (firstByte time.Duration, err error) {
 	began := time.Now()
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -162,7 +173,7 @@ func fetchDemo(ctx context.Context, conn net.Conn) (firstByte time.Duration, err
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return first, nil },
 		DisableKeepAlives: true,
 	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+demoHost+"/", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+"/", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -175,7 +186,7 @@ func fetchDemo(ctx context.Context, conn net.Conn) (firstByte time.Duration, err
 	if err != nil {
 		return 0, err
 	}
-	if resp.StatusCode != http.StatusOK || string(b) != demoPage {
+	if resp.StatusCode != http.StatusOK || string(b) != page {
 		return 0, errors.New("the demo page came back changed")
 	}
 	return first.at.Sub(began), nil

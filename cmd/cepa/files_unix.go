@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"math"
 	"syscall"
@@ -27,4 +28,12 @@ func inodeOf(info fs.FileInfo) (device, inode uint64, ok bool) {
 		return 0, 0, false
 	}
 	return uint64(st.Dev), st.Ino, true
+}
+
+// checkNotShared refuses a directory into which others could put files.
+func checkNotShared(path string, info fs.FileInfo) error {
+	if info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s can be written by other users, who could put files there: chmod go-w it", path)
+	}
+	return nil
 }

@@ -94,7 +94,7 @@ Start with "cepa simnet": a complete network on this machine.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w; %s --help lists the flags", err, cmd.CommandPath())
 	})
-	root.AddCommand(newSimnet(), newClient(), newRelay(), newAuthority(), newFamily(), newDir(), newStatus(), newPath(), newNewnym(), newVersion())
+	root.AddCommand(newSimnet(), newClient(), newOnion(), newRelay(), newAuthority(), newFamily(), newDir(), newStatus(), newPath(), newNewnym(), newVersion())
 	return root
 }
 

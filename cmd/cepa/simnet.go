@@ -30,7 +30,7 @@ type simnetOptions struct {
 	socks, rate                string
 	dataDir, readyFile         string
 	interval                   time.Duration
-	check, verbose             bool
+	check, onion, verbose      bool
 }
 
 func newSimnet() *cobra.Command {
@@ -39,10 +39,10 @@ func newSimnet() *cobra.Command {
 		Use:   "simnet",
 		Short: "Run a whole network on this machine",
 		Long: `Run a complete network in one process on this machine's loopback:
-authorities, relays in subnets of their own, a client with a SOCKS5 port, and a
-small demo site that only the exits can reach. It fetches the demo page once
-through its own SOCKS port, shows the three hops that it took, and stays until
-Ctrl-C.
+authorities, relays in subnets of their own, a client with a SOCKS5 port, a
+small demo site that only the exits can reach, and another one as an onion
+service. It fetches both pages once through its own SOCKS port, shows the three
+hops that the first took and the address of the second, and stays until Ctrl-C.
 
 Everything is real but the distance: the same code serves networks of many
 machines. Exits of this network also reach loopback addresses, so that your own
@@ -64,7 +64,8 @@ test servers can be used.`,
 	f.StringVar(&o.dataDir, "data-dir", defaultDataDir(), "directory for keys, documents, network.toml and control.sock")
 	f.StringVar(&o.readyFile, "ready-file", "", "write a JSON description of the network to this file once everything works")
 	f.DurationVar(&o.interval, "interval", testnet.DefaultInterval, "time from one consensus to the next")
-	f.BoolVar(&o.check, "check", false, "end after the fetch: exit code 0 when it worked, 1 when not")
+	f.BoolVar(&o.onion, "onion", true, "run a demo onion service too")
+	f.BoolVar(&o.check, "check", false, "end after both fetches: exit code 0 when they worked, 1 when not")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what the nodes do, on standard error")
 	return cmd
 }
@@ -79,6 +80,7 @@ type readyInfo struct {
 	DemoURL      string           `json:"demo_url"`
 	DemoHTTPSURL string           `json:"demo_https_url"`
 	DemoCA       string           `json:"demo_ca"`
+	OnionURL     string           `json:"onion_url,omitempty"`
 	Times        map[string]int64 `json:"times_ms"`
 }
 
@@ -99,6 +101,7 @@ type simnetRun struct {
 	net     *testnet.Net
 	client  *client.Client
 	demo    *demoSite
+	onion   *demoOnion // nil without one
 	socks   net.Listener
 	control net.Listener
 	wg      sync.WaitGroup // servers of this process
@@ -222,6 +225,11 @@ func (r *simnetRun) startClient(ctx context.Context) error {
 	if r.client, err = r.net.NewClient(client.Config{Files: files, Log: r.log.With("client", "client")}); err != nil {
 		return err
 	}
+	if r.o.onion { // which takes its time meanwhile
+		if err := r.startOnion(); err != nil {
+			return fmt.Errorf("the demo onion service: %w", err)
+		}
+	}
 	if err := r.client.Ready(ctx); err != nil {
 		return err
 	}
@@ -242,6 +250,11 @@ func (r *simnetRun) startClient(ctx context.Context) error {
 	}
 	r.stage(fmt.Sprintf("demo page through SOCKS: first byte after %.1f ms, whole after %.1f ms",
 		first.Seconds()*1e3, time.Since(began).Seconds()*1e3))
+	if r.onion != nil {
+		if err := r.tryOnion(ctx); err != nil {
+			return err
+		}
+	}
 	r.printPath()
 	r.printUse()
 	return r.writeReady(time.Since(r.began), first)

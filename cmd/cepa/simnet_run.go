@@ -33,6 +33,9 @@ func (r *simnetRun) close() {
 	if r.client != nil {
 		r.client.Close()
 	}
+	if r.onion != nil {
+		r.onion.close()
+	}
 	r.wg.Wait()
 	if r.net != nil {
 		r.net.Close()
@@ -60,7 +63,7 @@ func (r *simnetRun) fetchOnce(ctx context.Context) (firstByte time.Duration, err
 	if err := socks.ClientHandshake(conn, "", "", demoHost, 80); err != nil {
 		return 0, err
 	}
-	return fetchDemo(ctx, conn)
+	return fetchDemo(ctx, conn, demoHost, demoPage)
 }
 
 // printPath shows the circuit of the fetch hop by hop.
@@ -83,6 +86,9 @@ func (r *simnetRun) printUse() {
 	at := r.socks.Addr().String()
 	fmt.Fprintf(r.out, "\nTry it:\n  curl --socks5-hostname %s http://%s/\n", at, demoHost)
 	fmt.Fprintf(r.out, "  chromium --user-data-dir=\"$(mktemp -d)\" --proxy-server=socks5://%s http://%s/\n", at, demoHost)
+	if r.onion != nil {
+		fmt.Fprintf(r.out, "  curl --socks5-hostname %s http://%s/\n", at, r.onion.host())
+	}
 	status := "cepa status"
 	if r.o.dataDir != defaultDataDir() {
 		status += " --data-dir " + r.o.dataDir
@@ -100,6 +106,9 @@ func (r *simnetRun) writeReady(total, firstByte time.Duration) error {
 		Socks: r.socks.Addr().String(), Control: r.dir.Path(control.SocketName), Network: r.dir.Path(testnet.NetworkFile),
 		DemoURL: "http://" + demoHost + "/", DemoHTTPSURL: "https://" + demoHost + "/", DemoCA: r.dir.Path(demoCAFile),
 		Times: map[string]int64{"ready": total.Milliseconds(), "first_byte": firstByte.Milliseconds()},
+	}
+	if r.onion != nil {
+		info.OnionURL = "http://" + r.onion.host() + "/"
 	}
 	for _, a := range r.net.Authorities {
 		info.Authorities = append(info.Authorities, readyNode{Nickname: a.Nickname, Identity: a.Identity.String(), Address: a.Addr})

@@ -36,6 +36,7 @@ type nodeStatus struct {
 	Relays       []relay.Status             `json:"relays,omitempty"`
 
 	Authority *authorityStatus `json:"authority,omitempty"`
+	Onion     []onionStatus    `json:"onion_services,omitempty"`
 	// Versions is what the authorities say of versions of cepa, if anything.
 	Versions *versionStatus `json:"versions,omitempty"`
 }
@@ -120,6 +121,10 @@ func printStatus(w io.Writer, s *nodeStatus) error {
 			tw.Flush()
 			printStreams(w, c.Circuits, s.Destinations)
 		}
+	}
+	for i := range s.Onion {
+		fmt.Fprintln(w)
+		printOnion(w, &s.Onion[i])
 	}
 	if a := s.Authority; a != nil {
 		fmt.Fprintf(w, "\nAuthority %s (%.8s)\n", a.Nickname, a.Identity)

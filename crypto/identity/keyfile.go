@@ -16,6 +16,7 @@ const (
 	KindSigning  = "ed25519-signing"  // seed of a key that an identity certifies
 	KindFamily   = "ed25519-family"   // seed of the key of a family of relays
 	KindOnion    = "x25519-onion"     // a relay's onion key, doc/spec.md section 2
+	KindService  = "ed25519-service"  // seed of the identity of an onion service, which its address names
 )
 
 const (
