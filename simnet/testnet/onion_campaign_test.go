@@ -109,8 +109,8 @@ func (s *onionSite) stop(crash bool) {
 	}
 }
 
-// serveOnion starts a service and waits until clients can find it.
-func serveOnion(t *testing.T, n *testnet.Net, cfg client.OnionConfig, f func(net.Conn)) *onionSite {
+// hostOnion starts a service and waits until clients can find it.
+func hostOnion(t *testing.T, n *testnet.Net, cfg client.OnionConfig, f func(net.Conn)) *onionSite {
 	t.Helper()
 	s := newOnionSite(t, n, "", cfg, f)
 	if err := s.start(); err != nil {
@@ -155,7 +155,6 @@ func reach(c *client.Client, address, isolation string, limit time.Duration) (ti
 		if err == nil || took > limit {
 			return took, err
 		}
-		DEBUG("reach", isolation, took, err)
 		time.Sleep(time.Second)
 	}
 }
@@ -213,5 +212,3 @@ func echoes(c io.ReadWriter, n int) error {
 	}
 	return nil
 }
-
-func DEBUG(a ...any) { fmt.Println(a...) }

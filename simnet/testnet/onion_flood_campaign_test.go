@@ -117,7 +117,7 @@ func TestOnionFlood(t *testing.T) {
 	for _, asked := range []bool{true, false} {
 		name := map[bool]string{true: "with work", false: "without"}[asked]
 		onSimnet(t, simnet.Config{Default: simnet.LinkParams{Latency: 20 * time.Millisecond}}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
-			s := serveOnion(t, n, client.OnionConfig{
+			s := hostOnion(t, n, client.OnionConfig{
 				Work: asked, Capacity: capacity, IntroRate: int(capacity*1.25 + 0.5), IntroBurst: int(10 * capacity),
 			}, echo)
 			a := newStalker(t, n)

@@ -138,7 +138,7 @@ func TestOnionForgeries(t *testing.T) {
 	onSimnet(t, simnet.Config{Default: simnet.LinkParams{Latency: 5 * time.Millisecond}}, testnet.Config{}, func(t *testing.T, n *testnet.Net) {
 		// No more than a point lets through, so that it is the service that refuses.
 		const pace = time.Second / 20
-		s, foreign := serveOnion(t, n, client.OnionConfig{}, echo), serveOnion(t, n, client.OnionConfig{}, echo)
+		s, foreign := hostOnion(t, n, client.OnionConfig{}, echo), hostOnion(t, n, client.OnionConfig{}, echo)
 		a := newStalker(t, n)
 		defer a.v.Close()
 		who, d := a.descriptor(s.Address)

@@ -31,7 +31,7 @@ func TestOnionRelaysKilled(t *testing.T) {
 		for round := range rounds {
 			// New ones each time: in all its life a client tries only a few guards, and those here would soon have seen
 			// more disasters than one does.
-			s := serveOnion(t, n, client.OnionConfig{}, echo)
+			s := hostOnion(t, n, client.OnionConfig{}, echo)
 			old, other := newClient(t, n, client.Config{}), newClient(t, n, client.Config{})
 			for _, c := range []*client.Client{old, other} {
 				if _, err := reach(c, s.Address, "known", limit); err != nil {
@@ -173,7 +173,7 @@ func TestOnionAuthoritiesGone(t *testing.T) {
 	t.Parallel()
 	const interval = 10 * time.Second
 	test := func(t *testing.T, n *testnet.Net) {
-		s := serveOnion(t, n, client.OnionConfig{}, echo)
+		s := hostOnion(t, n, client.OnionConfig{}, echo)
 		c := newClient(t, n, client.Config{})
 		for _, a := range n.Authorities {
 			a.Stop()
@@ -213,7 +213,7 @@ func TestOnionPeriods(t *testing.T) {
 		visits, every = 2000, 7*time.Second
 	}
 	onSimnet(t, simnet.Config{}, testnet.Config{Interval: interval}, func(t *testing.T, n *testnet.Net) {
-		s := serveOnion(t, n, client.OnionConfig{}, echo)
+		s := hostOnion(t, n, client.OnionConfig{}, echo)
 		c := newClient(t, n, client.Config{})
 		failed, began := 0, time.Now()
 		for i := range visits {
