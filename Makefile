@@ -38,8 +38,8 @@ fuzz: ## every fuzz target for FUZZTIME (30s)
 		$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package </dev/null || exit 1; \
 	done
 
-E2E_PROGRAMS = curl wget git ip prlimit torsocks proxychains4 nc.openbsd ssh /usr/sbin/sshd chromium
-E2E_PACKAGES = curl wget git iproute2 util-linux torsocks proxychains4 netcat-openbsd openssh-client openssh-server chromium
+E2E_PROGRAMS = curl wget git ip prlimit torsocks proxychains4 nc.openbsd ssh /usr/sbin/sshd /usr/sbin/nginx chromium
+E2E_PACKAGES = curl wget git iproute2 util-linux torsocks proxychains4 netcat-openbsd openssh-client openssh-server nginx-light chromium
 
 e2e-programs:
 	@type $(E2E_PROGRAMS) >/dev/null 2>&1 || { apt-get update -q && apt-get install -q -y --no-install-recommends $(E2E_PACKAGES); }

@@ -302,18 +302,8 @@ func startSSHD(t *testing.T, h *host) (addr, key, known string) {
 
 // testChromium shows a page of more than 100 resources in a browser.
 func testChromium(t *testing.T, n *rolesNet) {
-	dir := t.TempDir()
-	shot := filepath.Join(dir, "shot.png")
-	proxy, _, err := net.SplitHostPort(n.socks)
-	if err != nil {
-		t.Fatal(err)
-	}
 	n.web.take()
-	n.run(t, "chromium",
-		"--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--user-data-dir="+filepath.Join(dir, "profile"),
-		"--proxy-server=socks5://"+n.socks, "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE "+proxy,
-		"--window-size=800,600", "--screenshot="+shot, n.web.url(webName, "/album"))
+	shot := n.browse(t, n.web.url(webName, "/album"))
 	hits := n.web.take()
 	paths := albumPaths()
 	for _, p := range paths {

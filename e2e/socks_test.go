@@ -21,6 +21,12 @@ const (
 	replyConnectionRefused = 5
 )
 
+// Those about onion services, which Tor added.
+const (
+	replyOnionNotFound = 0xf0
+	replyOnionAddress  = 0xf6
+)
+
 // socksTimeout is for one SOCKS conversation.
 const socksTimeout = 30 * time.Second
 
