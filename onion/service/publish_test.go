@@ -189,12 +189,17 @@ func TestNewerDescriptor(t *testing.T) {
 		}
 		ahead := time.Since(PeriodStart(interval, run)) + 7*time.Hour
 		for _, id := range n.ring(a, run) {
-			n.dir(id, func(d *fakeDir) { d.held[run] = onion.Revision(k, ahead, 24*time.Hour) })
+			n.dir(id, func(d *fakeDir) { d.held[k.Blinded] = onion.Revision(k, ahead, 24*time.Hour) })
 		}
 		s := n.start(Config{Identity: key})
 		after(10 * time.Minute)
 		if st := s.Status(); !st.Ready {
 			t.Errorf("it is not published after 10 minutes: %s", st.Problem)
+		}
+		for _, id := range n.ring(a, run) {
+			if !slices.ContainsFunc(n.uploads(id), func(u fakeUpload) bool { return u.period == run && u.status == http.StatusOK }) {
+				t.Error("a relay has none of its descriptors")
+			}
 		}
 		if got := strings.Count(n.logged(), "relays hold a newer"); got != 1 {
 			t.Errorf("it was told of %d times, want once", got)
