@@ -47,74 +47,81 @@ func TestStubChoice(t *testing.T) {
 	random := seeded(2)
 	at := func(id identity.ID) int { return int(id[3]) - 1 } // of relayAt
 	const count = 10_000
-	for _, guard := range []int{39, 3} { // of neither layer, of both
-		for name, last := range map[string]int{"of neither layer": 30, "of layer 2": 0, "of layer 3": 7, "of both": 2, "the guard": guard} {
-			for _, foreign := range []bool{true, false} {
-				if !foreign && last == guard {
-					continue
-				}
-				r := VanguardRequest{Guard: &relays[guard], Last: &relays[last], Foreign: foreign}
-				var seconds [4]int
-				pairs := map[[2]int]int{}
-				thrown := 0
-				for n := 0; n < count; {
-					stub, err := v.Path(random, VanguardRequest{Guard: r.Guard})
-					if err != nil {
-						t.Fatal(err)
-					}
-					more, ok, err := v.Continue(random, stub, r)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if !ok {
-						thrown++
-						continue
-					}
-					n++
-					hops := append(slices.Clone(stub), more...)
-					if want := map[bool]int{true: 5, false: 4}[foreign]; len(hops) != want || hops[want-1] != r.Last {
-						t.Fatalf("%d hops", len(hops))
-					}
-					for i, h := range hops {
-						if i > 0 && hops[i-1] == h || i > 1 && hops[i-2] == h {
-							t.Fatalf("hop %d repeats one of the two before it", i+1)
-						}
-					}
-					seconds[at(stub[1].Identity)]++
-					pairs[[2]int{at(stub[1].Identity), at(stub[2].Identity)}]++
-				}
-				// What Path does: each second hop is as likely, and behind it each third.
-				var seen, seenPairs []int
-				for second := range seconds {
-					if second == guard || !foreign && second == last {
-						continue
-					}
-					seen = append(seen, seconds[second])
-					var thirds []int
-					for third := 2; third < 10; third++ {
-						if third != guard && third != second && third != last {
-							thirds = append(thirds, pairs[[2]int{second, third}])
-						}
-					}
-					seenPairs = append(seenPairs, thirds...)
-					if _, _, p := goodness(thirds, even(thirds)); p < 0.0001 {
-						t.Errorf("guard %d, last hop %s, foreign %v: third hops behind %d: %v", guard, name, foreign, second, thirds)
-					}
-				}
-				if _, _, p := goodness(seen, even(seen)); p < 0.0001 {
-					t.Errorf("guard %d, last hop %s, foreign %v: second hops %v", guard, name, foreign, seen)
-				}
-				sum := 0
-				for _, n := range seenPairs {
-					sum += n
-				}
-				if sum != count {
-					t.Errorf("guard %d, last hop %s, foreign %v: %d of %d stubs have hops that no path has", guard, name, foreign, count-sum, count)
-				}
-				if thrown > count {
-					t.Errorf("guard %d, last hop %s, foreign %v: %d stubs were thrown away for %d", guard, name, foreign, thrown, count)
+	for _, c := range []struct {
+		guard   int
+		name    string
+		last    int
+		foreign bool
+	}{
+		{39, "of neither layer", 30, true},
+		{39, "of layer 3", 7, true},
+		{39, "of both", 2, true},
+		{39, "of both", 2, false},
+		{3, "of both", 2, true},
+		{3, "the guard, of both", 3, true},
+		{3, "of layer 2", 0, false},
+	} {
+		guard, name, last, foreign := c.guard, c.name, c.last, c.foreign
+		r := VanguardRequest{Guard: &relays[guard], Last: &relays[last], Foreign: foreign}
+		var seconds [4]int
+		pairs := map[[2]int]int{}
+		thrown := 0
+		for n := 0; n < count; {
+			stub, err := v.Path(random, VanguardRequest{Guard: r.Guard})
+			if err != nil {
+				t.Fatal(err)
+			}
+			more, ok, err := v.Continue(random, stub, r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !ok {
+				thrown++
+				continue
+			}
+			n++
+			hops := append(slices.Clone(stub), more...)
+			if want := map[bool]int{true: 5, false: 4}[foreign]; len(hops) != want || hops[want-1] != r.Last {
+				t.Fatalf("%d hops", len(hops))
+			}
+			for i, h := range hops {
+				if i > 0 && hops[i-1] == h || i > 1 && hops[i-2] == h {
+					t.Fatalf("hop %d repeats one of the two before it", i+1)
 				}
 			}
+			seconds[at(stub[1].Identity)]++
+			pairs[[2]int{at(stub[1].Identity), at(stub[2].Identity)}]++
+		}
+		// What Path does: each second hop is as likely, and behind it each third.
+		var seen, seenPairs []int
+		for second := range seconds {
+			if second == guard || !foreign && second == last {
+				continue
+			}
+			seen = append(seen, seconds[second])
+			var thirds []int
+			for third := 2; third < 10; third++ {
+				if third != guard && third != second && third != last {
+					thirds = append(thirds, pairs[[2]int{second, third}])
+				}
+			}
+			seenPairs = append(seenPairs, thirds...)
+			if _, _, p := goodness(thirds, even(thirds)); p < 0.0001 {
+				t.Errorf("guard %d, last hop %s, foreign %v: third hops behind %d: %v", guard, name, foreign, second, thirds)
+			}
+		}
+		if _, _, p := goodness(seen, even(seen)); p < 0.0001 {
+			t.Errorf("guard %d, last hop %s, foreign %v: second hops %v", guard, name, foreign, seen)
+		}
+		sum := 0
+		for _, n := range seenPairs {
+			sum += n
+		}
+		if sum != count {
+			t.Errorf("guard %d, last hop %s, foreign %v: %d of %d stubs have hops that no path has", guard, name, foreign, count-sum, count)
+		}
+		if thrown > count {
+			t.Errorf("guard %d, last hop %s, foreign %v: %d stubs were thrown away for %d", guard, name, foreign, thrown, count)
 		}
 	}
 }
