@@ -303,18 +303,19 @@ func TestIntroductionBackPressure(t *testing.T) {
 		in, err := w.establish(o, key, 0, 0)
 		w.must(err)
 		conn.set(true)
+		time.Sleep(time.Second) // what it has acknowledged comes
 		passed, full := 0, 0
 		for n := 0; full < 20 && n < 1000; n++ {
-			x := w.origin(l, b, a)
-			got, err := w.introduce(x, introduction(key, n))
+			body := introduction(key, n)
+			status, _, err := a.intros.pass(new(work.Proof), &body) // as from a circuit of its own
 			w.must(err)
-			if got.Status == cell.IntroducePassed {
+			if status == cell.IntroducePassed {
 				passed++
-			} else if full++; got.Status != cell.IntroduceFull {
-				t.Fatalf("status %d", got.Status)
+			} else if full++; status != cell.IntroduceFull {
+				t.Fatalf("status %d", status)
 			}
-			x.Close()
 		}
+		w.wantAck(l, introduction(key, 1999), cell.IntroduceFull, 0, b, a)
 		if full != 20 {
 			t.Fatalf("%d passed, and none was too many", passed)
 		}
