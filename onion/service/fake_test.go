@@ -45,9 +45,9 @@ type fakeNet struct {
 	log       bytes.Buffer
 }
 
-// fakeDir is what a relay holds of one service.
+// fakeDir is what a relay holds.
 type fakeDir struct {
-	held    map[uint64]uint64 // revisions, by period
+	held    map[identity.ID]uint64 // revisions, by blinded key
 	uploads []fakeUpload
 	status  int // answered instead, unless 0
 }
@@ -98,7 +98,7 @@ func (n *fakeNet) publish(relays []directory.Relay) {
 	n.consensus, n.chooser = c, ch
 	for i := range relays {
 		if n.dirs[relays[i].Identity] == nil {
-			n.dirs[relays[i].Identity] = &fakeDir{held: map[uint64]uint64{}}
+			n.dirs[relays[i].Identity] = &fakeDir{held: map[identity.ID]uint64{}}
 		}
 	}
 	close(n.changed)
@@ -225,10 +225,10 @@ func (n *fakeNet) take(id identity.ID, doc []byte) (status int) {
 		return http.StatusBadRequest
 	case d.status != 0:
 		status = d.status
-	case e.Revision <= d.held[e.Period]:
+	case e.Revision <= d.held[e.Blinded]:
 		status = http.StatusConflict
 	default:
-		d.held[e.Period] = e.Revision
+		d.held[e.Blinded] = e.Revision
 		status = http.StatusOK
 	}
 	d.uploads = append(d.uploads, fakeUpload{time.Now(), e.Period, doc, status})

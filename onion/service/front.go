@@ -58,7 +58,7 @@ func (s *Service) follow(a onion.Address) {
 			if life == 0 || s.net != nil && life > s.net.lifetime() {
 				life = maxLifetime
 			}
-			f.points, f.at, f.until = d.Points, now, now.Add(2*life)
+			f.points, f.at, f.until = d.Points, now, now.Add(life)
 			pause = min(pause, max(life/4, time.Second))
 			retry = backoff{}
 		} else {

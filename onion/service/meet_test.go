@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -142,15 +143,13 @@ func TestNoWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newFakeNet(t, 20)
 		s, d, run := published(t, n, Config{})
-		tries := 0
+		var tries atomic.Int32
 		n.mu.Lock()
 		n.refuse = func(h Hop) error {
 			if !h.Foreign {
 				return nil
 			}
-			n.mu.Lock()
-			defer n.mu.Unlock()
-			if tries++; tries == 4 { // the second of the second client
+			if tries.Add(1) == 4 { // the second of the second client
 				return nil
 			}
 			return errors.New("there is no way")
@@ -159,8 +158,8 @@ func TestNoWay(t *testing.T) {
 		for i := range 2 {
 			n.visitor(s.Address(), d, i, run, n.Current().Relays[7].Identity).introduce()
 		}
-		if l := s.Status().Load; tries != 4 || l.Failed != 1 || l.Met != 1 {
-			t.Errorf("%d tries for two clients; load: %+v", tries, l)
+		if l := s.Status().Load; tries.Load() != 4 || l.Failed != 1 || l.Met != 1 {
+			t.Errorf("%d tries for two clients; load: %+v", tries.Load(), l)
 		}
 	})
 }
@@ -303,8 +302,8 @@ func TestWork(t *testing.T) {
 		if l := s.Status().Load; l.Bad != 1 {
 			t.Errorf("false work: %+v", l)
 		}
-		for range 30 {
-			for range 40 {
+		for range 20 {
+			for range 20 {
 				n.visitor(s.Address(), d, 0, run, at).introduce()
 			}
 			after(2 * time.Second)
@@ -316,9 +315,12 @@ func TestWork(t *testing.T) {
 			t.Errorf("in a flood, an effort of %d is asked for", effort)
 		}
 		for _, c := range n.points() {
-			if len(c.work) == 0 || c.work[len(c.work)-1].Effort != s.Status().Load.Effort {
+			want := s.Status().Load.Effort
+			c.mu.Lock()
+			if len(c.work) == 0 || c.work[len(c.work)-1].Effort != want {
 				t.Error("a point does not know which work to ask for")
 			}
+			c.mu.Unlock()
 		}
 		after(5 * time.Second)
 		if now, err := n.newest(s.Address(), run); err != nil || now.Points[0].Effort == 0 {
@@ -475,7 +477,7 @@ func TestFront(t *testing.T) {
 		gone[addresses[0]] = true
 		n.mu.Unlock()
 		backends[0].Close()
-		after(6*time.Hour + 30*time.Minute)
+		after(3*time.Hour + 15*time.Minute)
 		if d, err = n.newest(front, run); err != nil {
 			t.Fatal(err)
 		}

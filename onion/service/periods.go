@@ -130,14 +130,18 @@ func (s *Service) see(c *directory.Consensus) {
 	if old != nil && old.consensus == c {
 		return
 	}
-	keys, err := s.keysOf(v)
-	var bindings []onion.Binding
-	if err == nil {
-		bindings, err = s.bindingsOf(v)
+	keys, keyless := s.keysOf(v)
+	s.mu.Lock()
+	s.keyless = keyless
+	s.mu.Unlock()
+	if keyless != nil && s.ctx.Err() == nil {
+		s.cfg.Log.Error("the onion service cannot be published", "err", keyless)
 	}
+	if len(keys) == 0 {
+		return // what there is is left as it is
+	}
+	bindings, err := s.bindingsOf(v)
 	if err != nil {
-		// Nothing is published that others could not use, and what was is left as it is.
-		s.cfg.Log.Error("the onion service cannot be published", "err", err)
 		s.fail(err)
 		return
 	}
@@ -165,7 +169,8 @@ func (s *Service) see(c *directory.Consensus) {
 	wake(s.upload)
 }
 
-// keysOf returns the keys of the periods that are published, by period: those that there are, or new ones.
+// keysOf returns the keys of the periods that are published, by period: those that there are, or new ones. Beside an error there may
+// be one of the period before, with which those clients find the service who look there too.
 func (s *Service) keysOf(v *view) (map[uint64]*onion.PeriodKey, error) {
 	c := v.consensus
 	if b := s.cfg.Keys; b != nil && b.Network != c.Network {
@@ -197,7 +202,7 @@ func (s *Service) keysOf(v *view) (map[uint64]*onion.PeriodKey, error) {
 	}
 	if keys[v.run] == nil {
 		first, last := s.cfg.Keys.Keys[0].Period, s.cfg.Keys.Keys[len(s.cfg.Keys.Keys)-1].Period
-		return nil, fmt.Errorf("%w: this is period %d, and the prepared keys are for %d to %d (%s to %s): prepare new ones where the identity is (cepa onion keys prepare)",
+		return keys, fmt.Errorf("%w: this is period %d, and the prepared keys are for %d to %d (%s to %s): prepare new ones where the identity is (cepa onion keys prepare)",
 			ErrNoKey, v.run, first, last, PeriodStart(c.Interval, first).Format(time.RFC3339), PeriodStart(c.Interval, last+1).Format(time.RFC3339))
 	}
 	return keys, nil

@@ -52,7 +52,6 @@ type target struct {
 	at         time.Time // since when
 	due        time.Time // when to upload next
 	busy       bool
-	sent       bool // the present generation may have reached it, without an answer
 	retry      backoff
 	err        error // of the last attempt
 }
@@ -90,7 +89,6 @@ func (s *Service) republishLocked(when spread) {
 	now := time.Now()
 	for _, p := range s.periods {
 		for _, t := range p.targets {
-			t.sent = false
 			if due := now.Add(when.after + s.within(when.within)); due.Before(t.due) {
 				t.due = due
 			}
@@ -183,7 +181,7 @@ func (s *Service) due(now time.Time, next *time.Duration) (all []upload) {
 
 // publish uploads to one relay, and says when it is its turn again.
 func (s *Service) publish(u upload) {
-	generation, sent, err := s.tryUpload(u)
+	generation, ahead, err := s.tryUpload(u)
 	now := time.Now()
 	s.mu.Lock()
 	t := u.target
@@ -192,7 +190,7 @@ func (s *Service) publish(u upload) {
 	switch {
 	case err == nil:
 		t.retry = backoff{}
-		t.generation, t.at, t.sent = generation, now, false
+		t.generation, t.at = generation, now
 		s.problem = nil
 		if generation >= s.generation {
 			// When half of its life is over, or somewhat before, for each relay by itself.
@@ -200,14 +198,13 @@ func (s *Service) publish(u upload) {
 			t.due = now.Add(life/2 - s.within(life/8))
 		}
 	default:
-		t.sent = sent && generation == s.generation
 		t.retry.failed(now, uploadRetryMin, min(uploadRetryMax, s.net.lifetime()/4))
 		t.due = t.retry.until
 		if s.ctx.Err() == nil {
 			s.problem = err
 		}
 		if errors.Is(err, errNewer) {
-			s.aheadLocked(u.period)
+			s.aheadLocked(u.period, ahead)
 		}
 	}
 	reachable := s.reachableLocked()
@@ -240,55 +237,51 @@ func (s *Service) newerOnce(now time.Time) bool {
 	return true
 }
 
-// aheadLocked makes later revisions higher, because a relay holds a newer one. s.mu is held.
-func (s *Service) aheadLocked(period uint64) {
-	if p := s.periods[period]; p != nil {
+// aheadLocked makes later revisions higher, because a relay holds a newer one than one that was so much ahead. s.mu is held.
+func (s *Service) aheadLocked(period uint64, was time.Duration) {
+	if p := s.periods[period]; p != nil && p.ahead == was {
 		p.ahead = min(max(2*p.ahead, s.net.length/64), maxAhead*s.net.length)
 	}
 }
 
-// tryUpload makes a descriptor and uploads it. sent says that it may have reached the relay.
-func (s *Service) tryUpload(u upload) (generation uint64, sent bool, err error) {
+// tryUpload makes a descriptor and uploads it. ahead is by how much its revision was ahead of the clock.
+func (s *Service) tryUpload(u upload) (generation uint64, ahead time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(s.ctx, uploadTimeout)
 	defer cancel()
-	c, err := s.cfg.Network.Circuit(ctx, Hop{Relay: u.relay, Direct: false})
+	c, err := s.cfg.Network.Circuit(ctx, Hop{Relay: u.relay})
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, c.Close)
 	defer stop()
 	conn, err := c.OpenDir(ctx)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
 	defer conn.Close()
 	// Made when the way stands, so that it is new when it arrives.
-	generation, doc, again, err := s.document(u)
+	generation, ahead, doc, err := s.document(u)
 	if err != nil {
-		return 0, false, err
+		return 0, 0, err
 	}
-	err = post(conn, doc)
-	if again && errors.Is(err, errNewer) {
-		err = nil // what it holds is what it got before, without our hearing of it
-	}
-	return generation, true, err
+	return generation, ahead, post(conn, doc)
 }
 
-// document makes the descriptor for one upload. again says that it may hold this generation already.
-func (s *Service) document(u upload) (generation uint64, doc []byte, again bool, err error) {
+// document makes the descriptor for one upload. Its revision is higher than that of any before.
+func (s *Service) document(u upload) (generation uint64, ahead time.Duration, doc []byte, err error) {
 	s.mu.Lock()
 	p := s.periods[u.period]
 	v := s.net
 	if p == nil {
 		s.mu.Unlock()
-		return 0, nil, false, errors.New("service: the period is over")
+		return 0, 0, nil, errors.New("service: the period is over")
 	}
-	generation, again = s.generation, u.target.sent
+	generation, ahead = s.generation, p.ahead
 	d := &onion.Descriptor{
 		Suite: uint8(s.cfg.Suite), SingleHop: s.cfg.SingleHop, Lifetime: v.lifetime(), Points: s.listedLocked(),
 	}
-	since := s.cfg.Now().Sub(PeriodStart(v.consensus.Interval, u.period)) + p.ahead
+	since := s.cfg.Now().Sub(PeriodStart(v.consensus.Interval, u.period)) + ahead
 	p.revision = max(onion.Revision(p.key, since, v.length), p.revision+1)
 	d.Revision = p.revision
 	key, clients := p.key, slices.Clone(s.clients)
@@ -297,7 +290,7 @@ func (s *Service) document(u upload) (generation uint64, doc []byte, again bool,
 	}
 	s.mu.Unlock()
 	doc, err = d.Encode(v.consensus.Network, s.address, key, clients, s.cfg.Rand)
-	return generation, doc, again, err
+	return generation, ahead, doc, err
 }
 
 // reachableLocked reports whether clients find the service: all points stand, and half of the targets of the present period have

@@ -189,12 +189,17 @@ func TestNewerDescriptor(t *testing.T) {
 		}
 		ahead := time.Since(PeriodStart(interval, run)) + 7*time.Hour
 		for _, id := range n.ring(a, run) {
-			n.dir(id, func(d *fakeDir) { d.held[run] = onion.Revision(k, ahead, 24*time.Hour) })
+			n.dir(id, func(d *fakeDir) { d.held[k.Blinded] = onion.Revision(k, ahead, 24*time.Hour) })
 		}
 		s := n.start(Config{Identity: key})
 		after(10 * time.Minute)
 		if st := s.Status(); !st.Ready {
 			t.Errorf("it is not published after 10 minutes: %s", st.Problem)
+		}
+		for _, id := range n.ring(a, run) {
+			if !slices.ContainsFunc(n.uploads(id), func(u fakeUpload) bool { return u.period == run && u.status == http.StatusOK }) {
+				t.Error("a relay has none of its descriptors")
+			}
 		}
 		if got := strings.Count(n.logged(), "relays hold a newer"); got != 1 {
 			t.Errorf("it was told of %d times, want once", got)
@@ -212,7 +217,7 @@ func TestUploadRetries(t *testing.T) {
 		s := n.start(Config{Identity: key})
 		ready(t, s)
 		after(time.Hour)
-		ups := n.uploads(bad)
+		ups := slices.DeleteFunc(n.uploads(bad), func(u fakeUpload) bool { return u.period != runOf(u.at) })
 		if len(ups) < 7 || len(ups) > 14 {
 			t.Fatalf("a relay that failed was asked %d times in an hour", len(ups))
 		}
@@ -264,8 +269,12 @@ func TestPreparedKeys(t *testing.T) {
 		after(24 * time.Hour)
 		n.publish(n.Current().Relays)
 		after(time.Minute)
-		if st := s.Status(); !strings.Contains(st.Problem, "cepa onion keys prepare") {
-			t.Errorf("after the end of its keys, the problem is %q", st.Problem)
+		if st := s.Status(); st.Ready || !strings.Contains(st.Problem, "cepa onion keys prepare") {
+			t.Errorf("after the end of its keys, ready is %v and the problem %q", st.Ready, st.Problem)
+		}
+		after(3 * time.Hour) // what is uploaded for clients with an old consensus is no solution
+		if st := s.Status(); st.Ready || !strings.Contains(st.Problem, "cepa onion keys prepare") {
+			t.Errorf("three hours later, ready is %v and the problem %q", st.Ready, st.Problem)
 		}
 
 		// One that starts without a key says so at once.

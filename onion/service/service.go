@@ -8,6 +8,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -223,6 +224,7 @@ type Service struct {
 	fetched    map[onion.Address]*fetched
 	clients    []onion.ClientKey
 	periods    map[uint64]*publication
+	keyless    error // why there is no key for the present period
 	problem    error // why it is not published, nil if it is or nothing is known
 	circuits   map[uint64]*joined
 	nextID     uint64
@@ -351,7 +353,7 @@ func (s *Service) Ready(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
-	problem := s.problem
+	problem := cmp.Or(s.keyless, s.problem)
 	s.mu.Unlock()
 	if problem == nil {
 		return fmt.Errorf("%w: %w", ErrNotReady, ctx.Err())

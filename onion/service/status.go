@@ -149,8 +149,8 @@ func (s *Service) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Ready, st.Clients = s.reachableLocked(), len(s.clients)
-	if s.problem != nil {
-		st.Problem = s.problem.Error()
+	if problem := cmp.Or(s.keyless, s.problem); problem != nil {
+		st.Problem = problem.Error()
 	}
 	for _, p := range s.points {
 		state := PointUp
