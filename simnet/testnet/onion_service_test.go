@@ -152,7 +152,7 @@ func TestOnionRestart(t *testing.T) {
 		}
 		host, bob := newClient(t, n, client.Config{}), newClient(t, n, client.Config{})
 		cells := n.Pool.Outstanding()
-		for run := range 3 {
+		for run := range 2 {
 			l := listenOnion(t, host, client.OnionConfig{Identity: key}, echo)
 			if err := roundTrip(dial(t, bob, l.Address().String()+":80"), "hello"); err != nil {
 				t.Errorf("run %d: %v", run, err)
@@ -269,7 +269,7 @@ func TestOnionBackends(t *testing.T) {
 			t.Errorf("the front has %d points, want those of both backends", got)
 		}
 		bob := newClient(t, n, client.Config{})
-		for i := range 12 {
+		for i := range 8 {
 			conn, err := bob.DialTarget(within(t, time.Minute), client.Target{Host: front.String(), Port: 80, Isolation: strconv.Itoa(i)})
 			if err != nil {
 				t.Fatal(err)
@@ -279,8 +279,8 @@ func TestOnionBackends(t *testing.T) {
 			}
 			conn.Close()
 		}
-		if a, b := served[0].Load(), served[1].Load(); a+b != 12 || a == 0 || b == 0 {
-			t.Errorf("the backends served %d and %d of 12 clients", a, b)
+		if a, b := served[0].Load(), served[1].Load(); a+b != 8 || a == 0 || b == 0 {
+			t.Errorf("the backends served %d and %d of 8 clients", a, b)
 		}
 	})
 }
