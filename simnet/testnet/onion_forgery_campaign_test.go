@@ -130,7 +130,7 @@ func (a *stalker) send(relay identity.ID, payload []byte) (ack cell.IntroduceAck
 // rendezvous; the genuine one does, before and after.
 func TestOnionForgeries(t *testing.T) {
 	t.Parallel()
-	flips := 60
+	flips := 30
 	if *soak {
 		flips = 8 * onion.SealedSize // every bit
 	}

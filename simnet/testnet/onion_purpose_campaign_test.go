@@ -268,7 +268,7 @@ func (o *onionEye) serveOnce(t *testing.T, clients ...*client.Client) error {
 // it can, by those or, as five hops take nearly all of them to come about, by the next ten.
 func TestOnionPurposes(t *testing.T) {
 	t.Parallel()
-	each, relays, worst, worstMean := 20, 14, 0.85, 0.6
+	each, relays, worst, worstMean := 12, 14, 0.95, 0.65
 	if *soak {
 		each, relays, worst, worstMean = 1200, 30, 0.55, 0.55
 	}
