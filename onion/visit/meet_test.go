@@ -140,14 +140,14 @@ func TestPointsBusy(t *testing.T) {
 	}
 }
 
-// TestRendezvous: when the service does not come, or somebody else does, others are tried, at most three in all.
+// TestRendezvous: when the service does not come, or somebody else does, others are tried, at most three in all and two at a time.
 func TestRendezvous(t *testing.T) {
 	run(t, 30, func(w *world) {
 		w.publish(w.period(), 1)
 		w.absent = true
 		began := time.Now()
 		w.fails(RendezvousFailed)
-		if d := time.Since(began); len(w.meets) != maxRendezvous || d < 3*joinTime || d > 3*joinTime+time.Second {
+		if d := time.Since(began); len(w.meets) != maxRendezvous || d < 2*joinTime || d > 2*joinTime+time.Second {
 			t.Errorf("%d rendezvous in %v", len(w.meets), d)
 		}
 	})
