@@ -140,6 +140,9 @@ func (a *attempts) introductions(ctx context.Context, k known) (*session, error)
 				missed++
 				x.rendezvous.abandon()
 				points = appendNew(points, x.point)
+			case errors.Is(x.err, errOldSeed) && !k.fresh:
+				a.keep(x.rendezvous)
+				points = nil // the same would come of all of them
 			default:
 				a.keep(x.rendezvous)
 				v.noteFailing(m.site, x.point.Key, true)

@@ -167,9 +167,9 @@ func (m *meeting) introduce(ctx context.Context, k known, p *onion.Point, r *ren
 	if err != nil {
 		return nil, &Error{Reason: DescriptorInvalid, cause: err}
 	}
-	wanted := p.Effort
+	wanted := p.Effort // and then what the point says
 	for attempt := 0; ; attempt++ {
-		proof, err := v.prove(ctx, p, in.Sealed(), wanted, attempt)
+		proof, done, err := v.prove(ctx, p, in.Sealed(), wanted, attempt)
 		if err != nil {
 			return nil, err
 		}
@@ -188,6 +188,9 @@ func (m *meeting) introduce(ctx context.Context, k known, p *onion.Point, r *ren
 		}
 		if reply != nil {
 			return m.join(k.descriptor, r, in, reply)
+		}
+		if ack.Status == cell.IntroduceWork && wanted > 0 && ack.Effort <= done {
+			return nil, &Error{Reason: IntroductionFailed, Detail: "its work has another seed by now", cause: errOldSeed}
 		}
 		if ack.Status != cell.IntroduceWork || attempt+1 == maxProofs {
 			return nil, &Error{Reason: IntroductionFailed, Detail: ack.Status.Error(), cause: ack.Status}

@@ -264,6 +264,38 @@ func TestWork(t *testing.T) {
 	})
 }
 
+// TestWorkOldSeed: when the seed of a descriptor in use is too old, the work is not done again and again: the descriptor is fetched.
+func TestWorkOldSeed(t *testing.T) {
+	run(t, 30, func(w *world) {
+		w.v.pow.rate = 5
+		seed := func(b byte, revision uint64) {
+			for _, p := range w.points {
+				p.Effort, p.Seed = 3, [32]byte{b}
+			}
+			w.publish(w.period(), revision)
+		}
+		seed(7, 1)
+		w.handle = func(p *point, proof work.Proof, sealed []byte) (cell.IntroduceStatus, uint32) {
+			a := work.Ask{Effort: p.Effort, Seed: p.Seed}
+			switch err := a.Check(&proof, (*[32]byte)(&p.Key), sealed); {
+			case errors.Is(err, work.ErrSeed):
+				return cell.IntroduceWork, a.Effort
+			case err != nil:
+				w.Error(err)
+			}
+			return cell.IntroducePassed, 0
+		}
+		w.dial("")
+		w.v.sites[siteKey{"", w.address}].session.circ.Close()
+		w.counts()
+		seed(8, 2)
+		w.dial("")
+		if _, d, i := w.counts(); d != 1 || i != 2 {
+			t.Errorf("%d HSDirs, %d introductions", d, i)
+		}
+	})
+}
+
 // TestRateMeasured: the speed of this machine is measured when it is needed.
 func TestRateMeasured(t *testing.T) {
 	var p pow
