@@ -50,12 +50,13 @@ type world struct {
 	waiting  map[[onion.CookieSize]byte]*fake
 	open     int // circuits
 	opened   int
-	asked    []identity.ID // HSDirs, in order
-	intros   []identity.ID // points that were asked, in order
-	meets    []identity.ID // rendezvous points
-	absent   bool          // the service does not come
-	impostor bool          // somebody else answers in its place
-	rejects  bool          // the service refuses streams
+	asked    []identity.ID        // HSDirs, in order
+	intros   []identity.ID        // points that were asked, in order
+	meets    []identity.ID        // rendezvous points
+	absent   bool                 // the service does not come
+	impostor bool                 // somebody else answers in its place
+	rejects  bool                 // the service refuses streams
+	late     func() time.Duration // how much later than comeTime the service comes; below 0: never
 	handle   func(p *point, proof work.Proof, sealed []byte) (cell.IntroduceStatus, uint32)
 }
 
@@ -299,6 +300,16 @@ func (f *fake) Introduce(ctx context.Context, payload []byte) ([]byte, error) {
 
 // serve is the service.
 func (w *world) serve(p *point, sealed []byte) {
+	w.mu.Lock()
+	late := w.late
+	w.mu.Unlock()
+	if late != nil {
+		d := late()
+		if d < 0 {
+			return
+		}
+		time.Sleep(d)
+	}
 	time.Sleep(comeTime)
 	w.mu.Lock()
 	defer w.mu.Unlock()

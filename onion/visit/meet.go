@@ -2,7 +2,6 @@ package visit
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"cepa/cell"
@@ -16,8 +15,12 @@ import (
 const (
 	// maxIntroductions is how many introductions one descriptor is good for.
 	maxIntroductions = 6
-	// maxRendezvous is how many rendezvous circuits may fail in a row.
+	// maxRendezvous is how many rendezvous circuits may fail in a row, and at how many points one descriptor has the client wait.
 	maxRendezvous = 3
+	// maxAttempts is how many introductions are under way at a time, and hurryTime after how long a second one is: many times what
+	// a service takes to come as a rule, and a fraction of joinTime, which a user would wait for when something is lost on the way.
+	maxAttempts = 2
+	hurryTime   = 4 * time.Second
 	// pointTime is how long a circuit to an introduction point and its answer may take; joinTime is how long a service may take to
 	// come after an introduction was passed on.
 	pointTime = 30 * time.Second
@@ -69,20 +72,20 @@ func (m *meeting) run() {
 	close(m.done)
 }
 
-// make makes the session: the rendezvous circuit and the descriptor at the same time, then, point after point, an introduction.
+// make makes the session: the rendezvous circuit and the descriptor at the same time, then introductions (attempts.go).
 func (m *meeting) make(ctx context.Context) (*session, error) {
 	v := m.visitor
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r := m.rendezvous(ctx, cancel)
-	defer func() { r.abandon() }()
+	a := &attempts{meeting: m, failed: cancel, spare: m.rendezvous(ctx, cancel)}
+	defer a.end()
 	k, err := v.descriptor(ctx, m.site, false)
 	if err != nil {
 		return nil, err
 	}
 	for {
 		var s *session
-		if s, err = m.introductions(ctx, cancel, k, &r); err == nil || ctx.Err() != nil || k.fresh {
+		if s, err = a.introductions(ctx, k); err == nil || ctx.Err() != nil || k.fresh {
 			return s, err
 		}
 		// The service may have other introduction points by now.
@@ -95,48 +98,6 @@ func (m *meeting) make(ctx context.Context) (*session, error) {
 			return nil, err
 		}
 	}
-}
-
-// introductions tries the points of a descriptor.
-func (m *meeting) introductions(ctx context.Context, cancel context.CancelCauseFunc, k known, r **rendezvous) (*session, error) {
-	v := m.visitor
-	points, err := v.points(ctx, m.site, k.descriptor)
-	if err != nil {
-		return nil, err
-	}
-	failure := error(&Error{Reason: IntroductionFailed, Detail: "none of its introduction points is in the network"})
-	busy, missed, pause := 0, 0, busyPause
-	for n := 0; n < maxIntroductions && len(points) > 0; n++ {
-		p := points[0]
-		s, err := m.introduce(ctx, k, p, *r)
-		if err == nil {
-			v.noteFailing(m.site, p.Key, false)
-			return s, nil
-		}
-		if failure = err; ctx.Err() != nil {
-			return nil, context.Cause(ctx)
-		}
-		points = points[1:]
-		switch {
-		case errors.Is(err, cell.IntroduceFull):
-			if points, busy = append(points, p), busy+1; busy%len(points) == 0 {
-				sleep(ctx, pause)
-				pause *= 2
-			}
-		case errors.Is(err, RendezvousFailed):
-			// The service was told of that rendezvous point, or it is lost: another one is needed, and another introduction point does
-			// no harm.
-			if missed++; missed == maxRendezvous {
-				return nil, err
-			}
-			(*r).abandon()
-			*r = m.rendezvous(ctx, cancel)
-			points = append(points, p)
-		default:
-			v.noteFailing(m.site, p.Key, true)
-		}
-	}
-	return nil, failure
 }
 
 // sleep waits for d or until ctx ends.
@@ -192,8 +153,9 @@ func (v *Visitor) noteFailing(st *site, key identity.ID, failing bool) {
 	st.failing[key] = time.Now().Add(failTime)
 }
 
-// introduce has one point pass an introduction on and waits for the service at the rendezvous point.
-func (m *meeting) introduce(ctx context.Context, k known, p *onion.Point, r *rendezvous) (*session, error) {
+// introduce has one point pass an introduction on and waits for the service at the rendezvous point. passed is called when it was
+// passed on without work.
+func (m *meeting) introduce(ctx context.Context, k known, p *onion.Point, r *rendezvous, passed func()) (*session, error) {
 	v := m.visitor
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -205,9 +167,9 @@ func (m *meeting) introduce(ctx context.Context, k known, p *onion.Point, r *ren
 	if err != nil {
 		return nil, &Error{Reason: DescriptorInvalid, cause: err}
 	}
-	wanted := p.Effort
+	wanted := p.Effort // and then what the point says
 	for attempt := 0; ; attempt++ {
-		proof, err := v.prove(ctx, p, in.Sealed(), wanted, attempt)
+		proof, done, err := v.prove(ctx, p, in.Sealed(), wanted, attempt)
 		if err != nil {
 			return nil, err
 		}
@@ -216,12 +178,19 @@ func (m *meeting) introduce(ctx context.Context, k known, p *onion.Point, r *ren
 			ack, err := way.introduce(ctx, p.Key, proof, in.Sealed())
 			asked <- outcome[cell.IntroduceAckBody]{ack, err}
 		})
-		reply, ack, err := r.meet(ctx, asked)
+		told := passed
+		if wanted > 0 {
+			told = func() {} // it has much to do, and takes those first that have done most
+		}
+		reply, ack, err := r.meet(ctx, asked, told)
 		if err != nil {
 			return nil, err
 		}
 		if reply != nil {
 			return m.join(k.descriptor, r, in, reply)
+		}
+		if ack.Status == cell.IntroduceWork && wanted > 0 && ack.Effort <= done {
+			return nil, &Error{Reason: IntroductionFailed, Detail: "its work has another seed by now", cause: errOldSeed}
 		}
 		if ack.Status != cell.IntroduceWork || attempt+1 == maxProofs {
 			return nil, &Error{Reason: IntroductionFailed, Detail: ack.Status.Error(), cause: ack.Status}

@@ -140,14 +140,14 @@ func TestPointsBusy(t *testing.T) {
 	}
 }
 
-// TestRendezvous: when the service does not come, or somebody else does, others are tried, at most three in all.
+// TestRendezvous: when the service does not come, or somebody else does, others are tried, at most three in all and two at a time.
 func TestRendezvous(t *testing.T) {
 	run(t, 30, func(w *world) {
 		w.publish(w.period(), 1)
 		w.absent = true
 		began := time.Now()
 		w.fails(RendezvousFailed)
-		if d := time.Since(began); len(w.meets) != maxRendezvous || d < 3*joinTime || d > 3*joinTime+time.Second {
+		if d := time.Since(began); len(w.meets) != maxRendezvous || d < 2*joinTime || d > 2*joinTime+time.Second {
 			t.Errorf("%d rendezvous in %v", len(w.meets), d)
 		}
 	})
@@ -260,6 +260,38 @@ func TestWork(t *testing.T) {
 		w.fails(IntroductionFailed)
 		if len(w.intros) != 0 {
 			t.Errorf("%d introductions", len(w.intros))
+		}
+	})
+}
+
+// TestWorkOldSeed: when the seed of a descriptor in use is too old, the work is not done again and again: the descriptor is fetched.
+func TestWorkOldSeed(t *testing.T) {
+	run(t, 30, func(w *world) {
+		w.v.pow.rate = 5
+		seed := func(b byte, revision uint64) {
+			for _, p := range w.points {
+				p.Effort, p.Seed = 3, [32]byte{b}
+			}
+			w.publish(w.period(), revision)
+		}
+		seed(7, 1)
+		w.handle = func(p *point, proof work.Proof, sealed []byte) (cell.IntroduceStatus, uint32) {
+			a := work.Ask{Effort: p.Effort, Seed: p.Seed}
+			switch err := a.Check(&proof, (*[32]byte)(&p.Key), sealed); {
+			case errors.Is(err, work.ErrSeed):
+				return cell.IntroduceWork, a.Effort
+			case err != nil:
+				w.Error(err)
+			}
+			return cell.IntroducePassed, 0
+		}
+		w.dial("")
+		w.v.sites[siteKey{"", w.address}].session.circ.Close()
+		w.counts()
+		seed(8, 2)
+		w.dial("")
+		if _, d, i := w.counts(); d != 1 || i != 2 {
+			t.Errorf("%d HSDirs, %d introductions", d, i)
 		}
 	})
 }

@@ -76,8 +76,8 @@ func (r *rendezvous) wait(ctx context.Context) error {
 }
 
 // meet waits for the service's reply, which may come before the answer of the introduction point, or for an answer that says that
-// the service will not come.
-func (r *rendezvous) meet(ctx context.Context, asked <-chan outcome[cell.IntroduceAckBody]) (reply []byte, ack cell.IntroduceAckBody, err error) {
+// the service will not come. passed is called when it was told.
+func (r *rendezvous) meet(ctx context.Context, asked <-chan outcome[cell.IntroduceAckBody], passed func()) (reply []byte, ack cell.IntroduceAckBody, err error) {
 	var late <-chan time.Time
 	for {
 		select {
@@ -88,6 +88,7 @@ func (r *rendezvous) meet(ctx context.Context, asked <-chan outcome[cell.Introdu
 				return nil, a.value, a.err
 			}
 			asked = nil
+			passed()
 			t := time.NewTimer(joinTime)
 			defer t.Stop()
 			late = t.C
@@ -103,6 +104,16 @@ func (r *rendezvous) meet(ctx context.Context, asked <-chan outcome[cell.Introdu
 		case <-ctx.Done():
 			return nil, ack, context.Cause(ctx)
 		}
+	}
+}
+
+// lost reports whether none came about.
+func (r *rendezvous) lost() bool {
+	select {
+	case <-r.done:
+		return r.err != nil
+	default:
+		return false
 	}
 }
 

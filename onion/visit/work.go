@@ -2,6 +2,7 @@ package visit
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"cepa/cell"
@@ -43,26 +44,30 @@ func (p *pow) measure(ctx context.Context, workers int) (work.Rate, error) {
 	return rate, nil
 }
 
-// prove returns the proof for an introduction for which so much effort is asked, in its so-manieth attempt.
-func (v *Visitor) prove(ctx context.Context, p *onion.Point, sealed []byte, asked uint32, attempt int) (proof [cell.WorkSize]byte, err error) {
+// errOldSeed says that an introduction point wants no more work than was done, and so work for another seed: the service publishes
+// it, and no other proof for the descriptor at hand is any better.
+var errOldSeed = errors.New("visit: the seed of the descriptor is too old")
+
+// prove returns the proof for an introduction for which so much effort is asked, in its so-manieth attempt, and its effort.
+func (v *Visitor) prove(ctx context.Context, p *onion.Point, sealed []byte, asked uint32, attempt int) (proof [cell.WorkSize]byte, effort uint32, err error) {
 	if asked == 0 {
-		return proof, nil // zeros: none
+		return proof, 0, nil // zeros: none
 	}
 	ctx, cancel := context.WithTimeout(ctx, proofTime)
 	defer cancel()
 	rate, err := v.pow.measure(ctx, v.cfg.Workers)
 	if err != nil {
-		return proof, &Error{Reason: IntroductionFailed, Detail: "it wants proof of work", cause: err}
+		return proof, 0, &Error{Reason: IntroductionFailed, Detail: "it wants proof of work", cause: err}
 	}
 	// The first proof is for what the descriptor asks, if it asks for any; the next for what the point asks now.
 	effort, ok := rate.Choose(asked, max(attempt-1, 0))
 	if !ok {
-		return proof, &Error{Reason: IntroductionFailed, Detail: "it is overloaded, and wants more work than this machine can do in " + work.ClientTime.String()}
+		return proof, 0, &Error{Reason: IntroductionFailed, Detail: "it is overloaded, and wants more work than this machine can do in " + work.ClientTime.String()}
 	}
 	done, err := work.Solve(ctx, work.Challenge{Seed: p.Seed, Key: p.Key, Sealed: work.SealedSum(sealed)}, effort, v.cfg.Rand, v.cfg.Workers)
 	if err != nil {
-		return proof, &Error{Reason: IntroductionFailed, Detail: "it wants more work than was done in time", cause: err}
+		return proof, 0, &Error{Reason: IntroductionFailed, Detail: "it wants more work than was done in time", cause: err}
 	}
 	copy(proof[:], done.AppendTo(nil))
-	return proof, nil
+	return proof, effort, nil
 }
