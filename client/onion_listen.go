@@ -120,10 +120,13 @@ func (n onionNetwork) Changed() <-chan struct{} { return n.client.mirror.Changed
 func (n onionNetwork) Circuit(ctx context.Context, to service.Hop) (service.Circuit, error) {
 	var o *circuit.Origin
 	var err error
-	if to.Direct {
+	switch {
+	case to.Direct:
 		o, err = n.client.DirectCircuit(ctx, to.Relay)
-	} else {
-		o, err = n.client.VanguardCircuit(ctx, to.Relay, to.Foreign, nil)
+	case to.Foreign: // to a visitor
+		o, err = n.client.vanguardWithin(ctx, maxVanguardCircuits-keptVanguardCircuits, to.Relay, true, nil)
+	default:
+		o, err = n.client.VanguardCircuit(ctx, to.Relay, false, nil)
 	}
 	if err != nil {
 		return nil, err

@@ -29,6 +29,9 @@ const (
 	// maxVanguardCircuits bounds circuits over vanguards, stubs included: a service has one for each of its visitors, and whoever
 	// sends it many must not fill the guard.
 	maxVanguardCircuits = 1024
+	// keptVanguardCircuits is how many of them those for the visitors of services leave free, and those that are built ahead: else
+	// services with many visitors, or a flood of them, would have no circuit to a new introduction point or to publish it.
+	keptVanguardCircuits = 128
 	// maxVanguardTries is how many circuits are tried for one, when their hops before the last are what fails.
 	maxVanguardTries = 3
 )
@@ -94,6 +97,11 @@ func (s *stubs) status() VanguardStatus {
 // The caller closes the circuit. onClose, unless nil, hears once of its end, and nothing if there is an error; it must not wait.
 // Errors are those of building a circuit, ErrClosed and ctx's.
 func (c *Client) VanguardCircuit(ctx context.Context, last identity.ID, foreign bool, onClose func(error)) (*circuit.Origin, error) {
+	return c.vanguardWithin(ctx, maxVanguardCircuits, last, foreign, onClose)
+}
+
+// vanguardWithin is VanguardCircuit with a bound of its own.
+func (c *Client) vanguardWithin(ctx context.Context, most int, last identity.ID, foreign bool, onClose func(error)) (*circuit.Origin, error) {
 	if !c.begin() {
 		return nil, ErrClosed
 	}
@@ -113,7 +121,7 @@ func (c *Client) VanguardCircuit(ctx context.Context, last identity.ID, foreign 
 	for range maxVanguardTries {
 		var x *stub
 		var again bool
-		if x, again, err = c.vanguardCircuit(ctx, last, foreign); err == nil {
+		if x, again, err = c.vanguardCircuit(ctx, most, last, foreign); err == nil {
 			if c.hand(x, onClose) {
 				return x.origin, nil
 			}
@@ -130,7 +138,7 @@ func (c *Client) VanguardCircuit(ctx context.Context, last identity.ID, foreign 
 }
 
 // vanguardCircuit makes one circuit. again says that another one may do better.
-func (c *Client) vanguardCircuit(ctx context.Context, last identity.ID, foreign bool) (x *stub, again bool, err error) {
+func (c *Client) vanguardCircuit(ctx context.Context, most int, last identity.ID, foreign bool) (x *stub, again bool, err error) {
 	ch, cons, err := c.paths(ctx)
 	if err != nil {
 		return nil, false, err
@@ -142,7 +150,7 @@ func (c *Client) vanguardCircuit(ctx context.Context, last identity.ID, foreign 
 	}
 	x, more, err := c.takeStub(ch, r)
 	if err == nil && x == nil {
-		x, more, err = c.buildStub(ctx, ch, r)
+		x, more, err = c.buildStub(ctx, most, ch, r)
 	}
 	if err != nil {
 		var hop *hopError
@@ -188,8 +196,8 @@ func (c *Client) popStub(now time.Time) *stub {
 	return nil
 }
 
-// buildStub builds a stub for r and says how it goes on; with no last hop, it does not.
-func (c *Client) buildStub(ctx context.Context, ch *path.Chooser, r path.VanguardRequest) (*stub, []*directory.Relay, error) {
+// buildStub builds a stub for r, unless there are so many circuits, and says how it goes on; with no last hop, it does not.
+func (c *Client) buildStub(ctx context.Context, most int, ch *path.Chooser, r path.VanguardRequest) (*stub, []*directory.Relay, error) {
 	select {
 	case c.stubSlots <- struct{}{}:
 		defer func() { <-c.stubSlots }()
@@ -197,7 +205,7 @@ func (c *Client) buildStub(ctx context.Context, ch *path.Chooser, r path.Vanguar
 		return nil, nil, ctx.Err()
 	}
 	c.mu.Lock()
-	full := len(c.stubs.all)+c.stubs.building >= maxVanguardCircuits
+	full := len(c.stubs.all)+c.stubs.building >= most
 	if !full {
 		c.stubs.building++
 	}
@@ -341,7 +349,7 @@ func (c *Client) keepStubs() {
 func (c *Client) stubMissing(building int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return len(c.stubs.ready)+building < c.stubs.wanted(time.Now()) && len(c.stubs.all)+c.stubs.building < maxVanguardCircuits
+	return len(c.stubs.ready)+building < c.stubs.wanted(time.Now()) && len(c.stubs.all)+c.stubs.building < maxVanguardCircuits-keptVanguardCircuits
 }
 
 // addStub builds a stub and adds it to those that are ready.
@@ -352,7 +360,7 @@ func (c *Client) addStub() error {
 	if err != nil {
 		return err
 	}
-	x, _, err := c.buildStub(ctx, ch, path.VanguardRequest{})
+	x, _, err := c.buildStub(ctx, maxVanguardCircuits-keptVanguardCircuits, ch, path.VanguardRequest{})
 	if err != nil {
 		return err
 	}

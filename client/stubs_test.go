@@ -13,6 +13,7 @@ import (
 	"cepa/circuit"
 	"cepa/crypto/identity"
 	"cepa/directory"
+	"cepa/onion/service"
 	"cepa/path"
 )
 
@@ -115,6 +116,44 @@ func TestStubsMany(t *testing.T) {
 		}
 		c.mu.Lock()
 		c.stubs.building -= maxVanguardCircuits
+		c.mu.Unlock()
+	})
+}
+
+// TestStubsForVisitors: visitors of services, however many, leave circuits for introduction points and descriptors.
+func TestStubsForVisitors(t *testing.T) {
+	vanguardWorld(t, func(w *world, c *Client, outs []*node) {
+		services := onionNetwork{c}
+		to := service.Hop{Relay: outs[0].Identity(), Foreign: true}
+		first, err := services.Circuit(w.within(time.Minute), to)
+		w.must(err)
+		defer first.Close()
+		time.Sleep(time.Minute)
+		c.mu.Lock()
+		others := maxVanguardCircuits - keptVanguardCircuits - len(c.stubs.all)
+		c.stubs.building += others
+		c.mu.Unlock()
+		var err2 error
+		for range 2 * maxStubs { // those that were built ahead are taken first
+			var o service.Circuit
+			if o, err2 = services.Circuit(w.within(time.Minute), to); err2 != nil {
+				break
+			}
+			defer o.Close()
+			time.Sleep(time.Second)
+		}
+		if !errors.Is(err2, errManyVanguards) {
+			t.Errorf("with as many as visitors may have: %v", err2)
+		}
+		to.Foreign = false
+		o, err := services.Circuit(w.within(time.Minute), to)
+		if err != nil {
+			t.Errorf("to an introduction point: %v", err)
+		} else {
+			o.Close()
+		}
+		c.mu.Lock()
+		c.stubs.building -= others
 		c.mu.Unlock()
 	})
 }
