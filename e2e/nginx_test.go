@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,6 +62,7 @@ func startNginx(t *testing.T, h *host) *nginx {
 	}
 	makeRepository(t, dir, s.repository, filepath.Join(s.dir, "git", "repo.git"))
 	config := fmt.Sprintf(`daemon off;
+master_process off;
 pid %s;
 error_log stderr warn;
 user root;
@@ -89,7 +91,8 @@ http {
 	if err := os.WriteFile(in("nginx.conf"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p := launch(t, h.command(t.Context(), "/usr/sbin/nginx", "-c", in("nginx.conf"), "-e", "stderr"))
+	// One process, which ends with the tests, and is not killed before it is asked to end.
+	p := launch(t, h.command(context.Background(), "/usr/sbin/nginx", "-c", in("nginx.conf"), "-e", "stderr"))
 	t.Cleanup(func() {
 		p.end(t)
 		p.show(t)
