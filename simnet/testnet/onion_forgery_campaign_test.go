@@ -276,8 +276,13 @@ func TestOnionForgeries(t *testing.T) {
 		if err := s.l.Ready(within(t, 5*time.Minute)); err != nil {
 			t.Fatal(err)
 		}
-		a.v.NewIdentity()
-		_, d = a.descriptor(s.Address)
+		// Ready does not mean that every relay has the new descriptor.
+		stale := d.Revision
+		for deadline := time.Now().Add(5 * time.Minute); d.Revision == stale && time.Now().Before(deadline); {
+			time.Sleep(time.Second) // of virtual time
+			a.v.NewIdentity()
+			_, d = a.descriptor(s.Address)
+		}
 		for _, point := range d.Points {
 			if point.Key == p.Key || point.Seal == p.Seal {
 				t.Error("a point has a key of before the start")
