@@ -237,9 +237,21 @@ func (s *Service) newerOnce(now time.Time) bool {
 	return true
 }
 
-// aheadLocked makes later revisions higher, because a relay holds a newer one than one that was so much ahead. s.mu is held.
+// aheadLocked makes later revisions higher, when relays hold newer ones than one that was so much ahead: two at least, and a quarter
+// of all. One that says so alone is not believed, because revisions that are far ahead keep the service from being published after a
+// restart. s.mu is held.
 func (s *Service) aheadLocked(period uint64, was time.Duration) {
-	if p := s.periods[period]; p != nil && p.ahead == was {
+	p := s.periods[period]
+	if p == nil || p.ahead != was {
+		return
+	}
+	newer := 0
+	for _, t := range p.targets {
+		if errors.Is(t.err, errNewer) {
+			newer++
+		}
+	}
+	if newer >= min(2, len(p.targets)) && 4*newer >= len(p.targets) {
 		p.ahead = min(max(2*p.ahead, s.net.length/64), maxAhead*s.net.length)
 	}
 }

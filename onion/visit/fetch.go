@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"cepa/crypto/identity"
@@ -27,6 +28,8 @@ const (
 	fetchTime = time.Minute
 	// maxQueries bounds the relays that are asked, whatever the parameters say: with their defaults there are 12.
 	maxQueries = 24
+	// maxOthers is how many others are asked for a newer one when no introduction point of what one gave works.
+	maxOthers = 3
 )
 
 // pathOnion is the directory's HTTP resource (doc/spec.md section 14), followed by the blinded key in hexadecimal.
@@ -38,7 +41,8 @@ type known struct {
 	period     uint64
 	blinded    identity.ID
 	until      time.Time
-	fresh      bool // was fetched for the present meeting
+	fresh      bool        // was fetched for the present meeting
+	from       identity.ID // the relay that gave it
 }
 
 // errNoDirectories says that the network cannot hold descriptors.
@@ -68,7 +72,7 @@ func (v *Visitor) descriptor(ctx context.Context, st *site, other bool) (known, 
 	if k.descriptor != nil && !other && time.Now().Before(k.until) && k.period <= run && run-k.period <= 1 {
 		return k, nil
 	}
-	k, err = v.fetch(ctx, st, cons)
+	k, err = v.fetch(ctx, st, cons, nil)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {
@@ -150,13 +154,42 @@ func (v *Visitor) shuffle(n int, swap func(i, j int)) error {
 	return nil
 }
 
-// fetch asks relays until one gives a descriptor.
-func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus) (known, error) {
+// newer asks other relays for a descriptor that is newer than what one gave for this meeting: that one may have kept an old one.
+func (v *Visitor) newer(ctx context.Context, st *site, than known) (known, error) {
+	cons, err := v.cfg.Network.Consensus(ctx)
+	if err != nil {
+		return known{}, err
+	}
+	k, err := v.fetch(ctx, st, cons, &than)
+	if err != nil {
+		return known{}, err
+	}
+	v.mu.Lock()
+	st.known = k
+	v.mu.Unlock()
+	k.fresh = true
+	return k, nil
+}
+
+// newer reports whether k is newer than one that there was.
+func (k *known) newer(than *known) bool {
+	return k.period > than.period || k.period == than.period && k.descriptor.Revision > than.descriptor.Revision
+}
+
+// fetch asks relays until one gives a descriptor; one newer than what another relay gave, unless that is nil.
+func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus, than *known) (known, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	list, err := v.targets(cons, st.address)
 	if err != nil {
 		return known{}, err
+	}
+	if than != nil {
+		list = slices.DeleteFunc(list, func(t target) bool { return t.relay == than.from || t.period < than.period })
+		list = list[:min(len(list), maxOthers)]
+		if len(list) == 0 {
+			return known{}, &Error{Reason: DescriptorNotFound}
+		}
 	}
 	start := func(f func()) {
 		v.wg.Add(1) // from a meeting, which Close waits for
@@ -166,7 +199,11 @@ func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus
 		}()
 	}
 	k, failed := hedge(ctx, len(list), start, isFinal, func(ctx context.Context, i int) (known, error) {
-		return v.query(ctx, st, cons.Network, list[i])
+		k, err := v.query(ctx, st, cons.Network, list[i])
+		if err == nil && than != nil && !k.newer(than) {
+			return known{}, errOlder
+		}
+		return k, err
 	})
 	if len(failed) > 0 {
 		return known{}, fetchError(ctx, failed)
@@ -260,5 +297,5 @@ func (v *Visitor) query(ctx context.Context, st *site, network string, t target)
 	if d.Lifetime > 0 {
 		life = min(life, d.Lifetime)
 	}
-	return known{descriptor: d, period: t.period, blinded: t.blinded, until: time.Now().Add(life)}, nil
+	return known{descriptor: d, period: t.period, blinded: t.blinded, from: t.relay, until: time.Now().Add(life)}, nil
 }

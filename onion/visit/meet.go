@@ -2,6 +2,7 @@ package visit
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"cepa/cell"
@@ -83,20 +84,30 @@ func (m *meeting) make(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	for {
-		var s *session
-		if s, err = a.introductions(ctx, k); err == nil || ctx.Err() != nil || k.fresh {
+	for others := false; ; {
+		s, err := a.introductions(ctx, k)
+		if err == nil || ctx.Err() != nil || others {
 			return s, err
 		}
-		// The service may have other introduction points by now.
-		before := k.descriptor
-		next, failure := v.descriptor(ctx, m.site, true)
-		if failure != nil {
-			return nil, failure
+		if !k.fresh { // the service may have other introduction points by now
+			next, failure := v.descriptor(ctx, m.site, true)
+			if failure != nil {
+				return nil, failure
+			}
+			same := next.descriptor.Revision == k.descriptor.Revision
+			if k = next; !same {
+				continue
+			}
 		}
-		if k = next; k.descriptor.Revision == before.Revision {
+		if !errors.Is(err, IntroductionFailed) || errors.Is(err, cell.IntroduceFull) || errors.Is(err, cell.IntroduceWork) {
+			return nil, err // its points are not what is wrong
+		}
+		others = true
+		next, failure := v.newer(ctx, m.site, k)
+		if failure != nil {
 			return nil, err
 		}
+		k = next
 	}
 }
 

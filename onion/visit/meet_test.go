@@ -2,6 +2,7 @@ package visit
 
 import (
 	"errors"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -98,15 +99,43 @@ func TestPointsChanged(t *testing.T) {
 		reset()
 		w.newPoints(3) // and does not say so
 		w.fails(IntroductionFailed)
-		if _, d, i := w.counts(); d != 1 || i != 3 {
+		if _, d, i := w.counts(); d != 1+maxOthers || i != 3 {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
 		}
 		w.newPoints(20)
 		w.publish(w.period(), 3)
 		w.newPoints(20)
 		w.fails(IntroductionFailed)
-		if _, d, i := w.counts(); d != 1 || i != 3+maxIntroductions {
+		if _, d, i := w.counts(); d != 1+maxOthers || i != 3+maxIntroductions {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
+		}
+	})
+}
+
+// TestPointsOld: when a relay gives an old descriptor of the period, whose points are gone, others are asked for a newer one.
+func TestPointsOld(t *testing.T) {
+	run(t, 30, func(w *world) {
+		old := w.publish(w.period(), 1)
+		w.newPoints(3)
+		w.publish(w.period(), 2)
+		n := 0
+		for i := range w.cons.Relays {
+			w.dirs[w.cons.Relays[i].Identity] = func() ([]byte, int, time.Duration) {
+				if n++; n == 1 {
+					return old, http.StatusOK, tripTime
+				}
+				return nil, 0, 0
+			}
+		}
+		w.dial("")
+		if _, d, i := w.counts(); d != 2 || i != 4 {
+			t.Errorf("%d HSDirs, %d introductions", d, i)
+		}
+		w.v.NewIdentity() // and nothing that is known
+		w.handle = func(*point, work.Proof, []byte) (cell.IntroduceStatus, uint32) { return cell.IntroduceFull, 0 }
+		w.fails(IntroductionFailed)
+		if _, d, _ := w.counts(); d != 1 {
+			t.Errorf("%d HSDirs for a service that has too much to do", d)
 		}
 	})
 }
