@@ -200,7 +200,7 @@ func (s *Service) publish(u upload) {
 			t.due = now.Add(life/2 - s.within(life/8))
 		}
 	default:
-		t.sent = sent && generation == s.generation && !errors.Is(err, errNewer) // which is an answer
+		t.sent = sent && generation == s.generation
 		t.retry.failed(now, uploadRetryMin, min(uploadRetryMax, s.net.lifetime()/4))
 		t.due = t.retry.until
 		if s.ctx.Err() == nil {
@@ -240,20 +240,9 @@ func (s *Service) newerOnce(now time.Time) bool {
 	return true
 }
 
-// aheadLocked makes later revisions higher, when relays hold newer ones: two at least, and a quarter of all. One that says so alone
-// is not believed, because revisions that are far ahead keep the service from being published after a restart. s.mu is held.
+// aheadLocked makes later revisions higher, because a relay holds a newer one. s.mu is held.
 func (s *Service) aheadLocked(period uint64) {
-	p := s.periods[period]
-	if p == nil {
-		return
-	}
-	newer := 0
-	for _, t := range p.targets {
-		if errors.Is(t.err, errNewer) {
-			newer++
-		}
-	}
-	if newer >= min(2, len(p.targets)) && 4*newer >= len(p.targets) {
+	if p := s.periods[period]; p != nil {
 		p.ahead = min(max(2*p.ahead, s.net.length/64), maxAhead*s.net.length)
 	}
 }
