@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -316,7 +317,10 @@ func TestWork(t *testing.T) {
 			t.Errorf("in a flood, an effort of %d is asked for", effort)
 		}
 		for _, c := range n.points() {
-			if len(c.work) == 0 || c.work[len(c.work)-1].Effort != s.Status().Load.Effort {
+			c.mu.Lock()
+			told := slices.Clone(c.work)
+			c.mu.Unlock()
+			if len(told) == 0 || told[len(told)-1].Effort != s.Status().Load.Effort {
 				t.Error("a point does not know which work to ask for")
 			}
 		}
