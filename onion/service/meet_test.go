@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -316,16 +315,9 @@ func TestWork(t *testing.T) {
 			t.Errorf("in a flood, an effort of %d is asked for", effort)
 		}
 		for _, c := range n.points() {
-<<<<<<< HEAD
 			want := s.Status().Load.Effort
 			c.mu.Lock()
 			if len(c.work) == 0 || c.work[len(c.work)-1].Effort != want {
-=======
-			c.mu.Lock()
-			told := slices.Clone(c.work)
-			c.mu.Unlock()
-			if len(told) == 0 || told[len(told)-1].Effort != s.Status().Load.Effort {
->>>>>>> o-review
 				t.Error("a point does not know which work to ask for")
 			}
 			c.mu.Unlock()

@@ -215,7 +215,7 @@ func TestOnionAuthoritiesGone(t *testing.T) {
 func TestOnionPeriods(t *testing.T) {
 	t.Parallel()
 	const interval = 10 * time.Second
-	visits, every := 8, 35*time.Second
+	visits, every := 5, 60*time.Second
 	if *soak {
 		visits, every = 2000, 7*time.Second
 	}

@@ -79,7 +79,7 @@ func (c *bentConn) Read(p []byte) (int, error) {
 // never makes anybody take bytes that nobody sent: the connection fails, and the next works.
 func TestOnionBitFlips(t *testing.T) {
 	t.Parallel()
-	flips := 30
+	flips := 15
 	if *soak {
 		flips = 3000
 	}
