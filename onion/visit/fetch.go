@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"cepa/crypto/identity"
@@ -27,6 +28,8 @@ const (
 	fetchTime = time.Minute
 	// maxQueries bounds the relays that are asked, whatever the parameters say: with their defaults there are 12.
 	maxQueries = 24
+	// newerTime is how long a newer descriptor is looked for when a relay gave one that is older than one that was seen.
+	newerTime = 3 * time.Second
 )
 
 // pathOnion is the directory's HTTP resource (doc/spec.md section 14), followed by the blinded key in hexadecimal.
@@ -44,7 +47,8 @@ type known struct {
 // errNoDirectories says that the network cannot hold descriptors.
 var errNoDirectories = errors.New("visit: no relay of the network holds descriptors of onion services (flag HSDir)")
 
-// errOlder says that a relay gave a descriptor older than one that was seen.
+// errOlder says that a relay gave a descriptor older than one that was seen. That is no mark against it: a service makes one for
+// each relay, at different times, and who gave the newest may be gone.
 var errOlder = fmt.Errorf("%w: it is older than one that was there before", onion.ErrInvalid)
 
 // target is one relay that should have the descriptor.
@@ -150,7 +154,8 @@ func (v *Visitor) shuffle(n int, swap func(i, j int)) error {
 	return nil
 }
 
-// fetch asks relays until one gives a descriptor.
+// fetch asks relays until one gives a descriptor that is no older than any that was seen; when none does, the newest of the older
+// ones is better than none.
 func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus) (known, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
@@ -165,16 +170,38 @@ func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus
 			f()
 		}()
 	}
-	k, failed := hedge(ctx, len(list), start, isFinal, func(ctx context.Context, i int) (known, error) {
-		return v.query(ctx, st, cons.Network, list[i])
+	asking, enough := context.WithCancelCause(ctx)
+	defer enough(nil)
+	var older known // guarded by v.mu
+	k, failed := hedge(asking, len(list), start, isFinal, func(ctx context.Context, i int) (known, error) {
+		k, err := v.query(ctx, st, cons.Network, list[i])
+		if err != nil {
+			return known{}, err
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if k.descriptor.Revision >= st.latest[k.period] {
+			return k, nil
+		}
+		if older.descriptor == nil {
+			time.AfterFunc(newerTime, func() { enough(errOlder) })
+		}
+		if older.newerThan(k) {
+			return known{}, errOlder
+		}
+		older = k
+		return known{}, errOlder
 	})
-	if len(failed) > 0 {
-		return known{}, fetchError(ctx, failed)
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if k.descriptor.Revision < st.latest[k.period] { // another meeting of the site cannot be; two answers at once can
-		return known{}, &Error{Reason: DescriptorInvalid, cause: errOlder}
+	if len(failed) > 0 {
+		if older.descriptor != nil && ctx.Err() == nil && !slices.ContainsFunc(failed, isFinal) {
+			return older, nil
+		}
+		return known{}, fetchError(ctx, failed)
+	}
+	if k.descriptor.Revision < st.latest[k.period] {
+		return k, nil // another answer came at the same time
 	}
 	for period := range st.latest {
 		if period+1 < k.period { // nobody asks for it any more
@@ -183,6 +210,11 @@ func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus
 	}
 	st.latest[k.period] = k.descriptor.Revision
 	return k, nil
+}
+
+// newerThan reports whether k is a newer descriptor than o.
+func (k known) newerThan(o known) bool {
+	return k.descriptor != nil && (k.period > o.period || k.period == o.period && k.descriptor.Revision > o.descriptor.Revision)
 }
 
 // isFinal reports whether other relays would give the same.
@@ -249,12 +281,6 @@ func (v *Visitor) query(ctx context.Context, st *site, network string, t target)
 	}
 	if !layer.Suite(d.Suite).Valid() {
 		return known{}, fmt.Errorf("%w: it wants suite %d, which this version does not know", onion.ErrInvalid, d.Suite)
-	}
-	v.mu.Lock()
-	older := d.Revision < st.latest[t.period]
-	v.mu.Unlock()
-	if older {
-		return known{}, errOlder
 	}
 	life := maxKnown
 	if d.Lifetime > 0 {

@@ -2,6 +2,7 @@ package visit
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"cepa/cell"
@@ -89,15 +90,26 @@ func (m *meeting) make(ctx context.Context) (*session, error) {
 			return s, err
 		}
 		// The service may have other introduction points by now.
-		before := k.descriptor
+		before := k
 		next, failure := v.descriptor(ctx, m.site, true)
 		if failure != nil {
 			return nil, failure
 		}
-		if k = next; k.descriptor.Revision == before.Revision {
+		if k = next; k.period == before.period && samePoints(k.descriptor, before.descriptor) {
 			return nil, err
 		}
 	}
+}
+
+// samePoints reports whether a descriptor leads to no other introduction points than another one, under the same keys and for the
+// same work.
+func samePoints(d, before *onion.Descriptor) bool {
+	for i := range d.Points {
+		if !slices.ContainsFunc(before.Points, func(p onion.Point) bool { return p == d.Points[i] }) {
+			return false
+		}
+	}
+	return true
 }
 
 // sleep waits for d or until ctx ends.
