@@ -36,6 +36,8 @@ const (
 	// soon, each at another relay: when many are down, some of those that are drawn are down too.
 	pointRetryMin = time.Second
 	pointRetryMax = 5 * time.Minute
+	// pointRetryNone bounds it while there is no point at all: nobody reaches the service then.
+	pointRetryNone = 30 * time.Second
 	// pointYoung is how long a point must have stood for its end not to count as a failure to build one.
 	pointYoung = time.Minute
 	// pointAvoid is how long a relay that failed as a point is passed over, and maxAvoided for how many that is kept in mind.
@@ -155,6 +157,9 @@ func (s *Service) workOnPoints(now time.Time) (next time.Duration, missing int, 
 		return true
 	})
 	missing = s.cfg.Points - fresh - len(s.building)
+	if none := now.Add(pointRetryNone); len(s.points) == 0 && s.retry.until.After(none) {
+		s.retry.until = none
+	}
 	if wait := s.retry.until.Sub(now); missing > 0 && wait > 0 {
 		return min(next, wait), 0, old
 	}

@@ -15,7 +15,7 @@ import (
 // compare do not learn from the times that two descriptors are of one service.
 const (
 	// maxUploads is how many uploads run at once.
-	maxUploads = 6
+	maxUploads = 12
 	// uploadTimeout is how long one may take, its circuit included.
 	uploadTimeout = 90 * time.Second
 	// uploadRetryMin and uploadRetryMax bound the pause after failures in a row; the first is tried again at once, and the next few soon.

@@ -42,6 +42,7 @@ type known struct {
 	blinded    identity.ID
 	until      time.Time
 	fresh      bool // was fetched for the present meeting
+	again      bool // and leads to points that were tried for it
 }
 
 // errNoDirectories says that the network cannot hold descriptors.

@@ -75,8 +75,9 @@ func TestPointsUnreached(t *testing.T) {
 	})
 }
 
-// TestPointsChanged: when no point of a descriptor that was known works, it is fetched again, once; one that is the same is not
-// tried again. No descriptor is good for more than six introductions.
+// TestPointsChanged: when a point of a descriptor that was known says that the service has left it, it is fetched again at once; as
+// long as it is the same, it is a few times more, and its points are not tried again. No descriptor is good for more than six
+// introductions when it is new.
 func TestPointsChanged(t *testing.T) {
 	run(t, 30, func(w *world) {
 		w.publish(w.period(), 1)
@@ -92,21 +93,42 @@ func TestPointsChanged(t *testing.T) {
 		w.newPoints(3)
 		w.publish(w.period(), 2)
 		w.dial("")
-		if _, d, i := w.counts(); d != 1 || i != 4 {
+		if _, d, i := w.counts(); d != 1 || i != 2 {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
 		}
 		reset()
 		w.newPoints(3) // and does not say so
 		w.fails(IntroductionFailed)
-		if _, d, i := w.counts(); d != 1 || i != 3 {
+		if _, d, i := w.counts(); d != maxAsks || i != 3 {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
 		}
 		w.newPoints(20)
 		w.publish(w.period(), 3)
 		w.newPoints(20)
 		w.fails(IntroductionFailed)
-		if _, d, i := w.counts(); d != 1 || i != 3+maxIntroductions {
+		if _, d, i := w.counts(); d != maxAsks || i != 1+maxIntroductions {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
+		}
+	})
+}
+
+// TestServiceRestarted: a service that has other points, and says so a moment later, is reached by who had it open without an error.
+func TestServiceRestarted(t *testing.T) {
+	run(t, 30, func(w *world) {
+		w.publish(w.period(), 1)
+		w.dial("")
+		for _, st := range w.v.sites {
+			st.session.circ.Close()
+		}
+		w.newPoints(3)
+		go func() {
+			time.Sleep(2 * askPause)
+			w.publish(w.period(), 2)
+		}()
+		began := time.Now()
+		w.dial("")
+		if took := time.Since(began); took < 2*askPause || took > 4*askPause {
+			t.Errorf("it took %v", took)
 		}
 	})
 }
