@@ -93,7 +93,7 @@ func (c *Client) buildCircuit(ctx context.Context, w want, avoid []identity.ID) 
 	}
 	c.mu.Lock()
 	c.nextID++
-	x := &circ{id: c.nextID, epoch: epoch, path: relays}
+	x := &circ{id: c.nextID, epoch: epoch, path: relays, link: l}
 	c.mu.Unlock()
 	if x.origin, err = c.openTimed(ctx, l, relays, func(error) { c.forget(x) }); err != nil {
 		return nil, err
@@ -138,7 +138,7 @@ func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directo
 		if err != nil {
 			o.Close()
 			if i > 0 {
-				c.countCircuit(relays[0], path.CircuitFailed)
+				c.countFailed(l, relays[:i+1], err)
 			}
 			return nil, &hopError{i + 1, r, err}
 		}
@@ -146,7 +146,7 @@ func (c *Client) openOrigin(ctx context.Context, l *link.Link, relays []*directo
 	if err := c.padSetup(ctx, o); err != nil {
 		o.Close()
 		if len(relays) > 1 {
-			c.countCircuit(relays[0], path.CircuitFailed)
+			c.countFailed(l, relays, err)
 		}
 		return nil, &hopError{len(relays), relays[len(relays)-1], err}
 	}

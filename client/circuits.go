@@ -10,6 +10,7 @@ import (
 	"cepa/circuit"
 	"cepa/crypto/identity"
 	"cepa/directory"
+	"cepa/link"
 	"cepa/path"
 )
 
@@ -24,6 +25,7 @@ type circ struct {
 	id     uint64
 	epoch  uint64 // that of the client when building it began
 	origin *circuit.Origin
+	link   *link.Link
 	path   []*directory.Relay
 	born   time.Time
 
@@ -326,7 +328,7 @@ func (c *Client) forget(x *circ) {
 	}
 	c.mu.Unlock()
 	if young { // apart: the reader of a link may be who calls, and the file may be written
-		c.spawn(func() { c.countCircuit(x.path[0], path.CircuitDied) })
+		c.spawn(func() { c.countDeath(x.link, x.path[0]) })
 	}
 	c.wantMore()
 }

@@ -183,6 +183,7 @@ type Client struct {
 	checking    map[identity.ID]bool // guards whose links that are doubted
 	failures    map[Party]failures
 	unreached   unreached
+	linkEnds    linkEnds
 	stubs       stubs
 	unserved    map[want]bool // needs for which the present consensus has no path
 	phase       Phase
@@ -208,7 +209,7 @@ func New(cfg Config) (*Client, error) {
 		cfg: cfg, ready: make(chan struct{}), refill: make(chan struct{}, 1), slots: make(chan struct{}, maxBuilding),
 		circuits: map[uint64]*circ{}, builds: map[buildKey]*build{}, limit: maxCircuits,
 		progressed: make(chan struct{}, 1), dirStrikes: map[identity.ID]int{}, unserved: map[want]bool{},
-		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{}, unreached: unreached{},
+		changed: make(chan struct{}, 1), checking: map[identity.ID]bool{}, failures: map[Party]failures{}, unreached: unreached{}, linkEnds: linkEnds{},
 		stubSlots: make(chan struct{}, maxStubBuilding), stubWork: make(chan struct{}, 1), stubs: stubs{all: map[*stub]struct{}{}},
 	}
 	var err error

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -30,6 +31,13 @@ func TestGuardGivenUp(t *testing.T) {
 		for range 70 {
 			c.newCircuit(w.within(time.Minute), want{}, false, nil) // the exits are down
 		}
+		if g := c.Status().Guards[0]; g.Circuits != 100 {
+			t.Errorf("that middles could not extend counts for the guard: %+v", g)
+		}
+		for range 50 {
+			c.countCircuit(guard, path.CircuitFailed)
+		}
+		c.newCircuit(w.within(time.Minute), want{}, false, nil)
 		all := c.Status().Guards
 		second, _ := c.mirror.Current().Lookup(guardList(c)[1])
 		for range 300 {
@@ -149,6 +157,83 @@ func TestVanguardPath(t *testing.T) {
 		files.mu.Unlock()
 		if _, err := vanguardPath(c, nil, false); err == nil || !strings.Contains(err.Error(), "stored") {
 			t.Errorf("with a disk that refuses: %v", err)
+		}
+	})
+}
+
+// TestLinkEndCountsOnce: when the link to the guard ends, and many young circuits with it, that counts as one death; so nobody on
+// the way takes a guard from a client.
+func TestLinkEndCountsOnce(t *testing.T) {
+	t.Parallel()
+	run(t, func(w *world) {
+		w.small(exit("9.9.9.9"), exit("9.9.9.9"))
+		c := w.readyClient(func(cfg *Config) { cfg.Ready = 5 })
+		for i := range 40 {
+			time.Sleep(2 * time.Second)
+			if i == 0 {
+				if g := c.Status().Guards[0]; g.Good != 5 {
+					t.Fatalf("%d circuits are good", g.Good)
+				}
+			}
+			for _, l := range c.links.Links() {
+				l.Abort(errBusy)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		g := c.Status().Guards[0]
+		if g.Circuits-g.Good > 45 || g.Circuits < 150 {
+			t.Errorf("after 40 links that ended young: %d of %d circuits are good", g.Good, g.Circuits)
+		}
+	})
+}
+
+// TestDeadVanguards: when half of the second hops and a third hop are dead, circuits over vanguards still come about at once, the
+// guard hardly hears of it, and what is on disk is the same.
+func TestDeadVanguards(t *testing.T) {
+	t.Parallel()
+	run(t, func(w *world) {
+		anywhere := exit("9.9.9.9")
+		_, outs := w.small(anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere, anywhere)
+		files := newMemory()
+		c := w.readyClient(func(cfg *Config) { cfg.Files = files })
+		guard := table(c)[0].path[0].Identity
+		last := outs[len(outs)-1].Identity()
+		o, err := c.VanguardCircuit(w.within(time.Minute), last, true, nil)
+		w.must(err)
+		o.Close()
+		time.Sleep(time.Minute)
+		before := c.vanguards.all.State()
+		halt := func(list []path.Vanguard, most int) {
+			for _, v := range list {
+				for _, n := range outs {
+					if n.Identity() == v.Relay && v.Relay != guard && v.Relay != last && most > 0 {
+						n.halt()
+						most--
+					}
+				}
+			}
+		}
+		halt(before.Layer2, 2)
+		halt(before.Layer3, 1)
+		counts := c.Status().Guards[0]
+		for range 60 {
+			began := time.Now()
+			o, err := c.VanguardCircuit(w.within(time.Minute), last, true, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("one took %v", took)
+			}
+			o.Close()
+			time.Sleep(time.Second)
+		}
+		now := c.Status().Guards[0]
+		if failed := now.Circuits - counts.Circuits - (now.Good - counts.Good); failed > 20 {
+			t.Errorf("%d circuits count as failed in a minute with dead vanguards", failed)
+		}
+		if after := c.vanguards.all.State(); !reflect.DeepEqual(before, after) {
+			t.Errorf("the vanguards were %+v and are %+v", before, after)
 		}
 	})
 }

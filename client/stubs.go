@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"cepa/cell"
 	"cepa/circuit"
 	"cepa/crypto/identity"
 	"cepa/directory"
@@ -32,8 +33,11 @@ const (
 	// keptVanguardCircuits is how many of them those for the visitors of services leave free, and those that are built ahead: else
 	// services with many visitors, or a flood of them, would have no circuit to a new introduction point or to publish it.
 	keptVanguardCircuits = 128
-	// maxVanguardTries is how many circuits are tried for one, when their hops before the last are what fails.
+	// maxVanguardTries is how many circuits are tried for one, when their hops before the last are what fails, and maxDeadTries how
+	// many of those beside that a relay said the next one is not reached: that takes moments, and vanguards that are dead are then
+	// set aside.
 	maxVanguardTries = 3
+	maxDeadTries     = 8
 )
 
 // errManyVanguards says that there are maxVanguardCircuits.
@@ -118,7 +122,7 @@ func (c *Client) vanguardWithin(ctx context.Context, most int, last identity.ID,
 		c.lookAgain(ctx)
 	}
 	var err error
-	for range maxVanguardTries {
+	for tries := (vanguardTries{}); tries.more(err); {
 		var x *stub
 		var again bool
 		if x, again, err = c.vanguardCircuit(ctx, most, last, foreign); err == nil {
@@ -135,6 +139,22 @@ func (c *Client) vanguardWithin(ctx context.Context, most int, last identity.ID,
 		return nil, ErrClosed
 	}
 	return nil, err
+}
+
+// vanguardTries counts circuits that failed.
+type vanguardTries struct{ dead, others int }
+
+// more notes why one failed, if one did, and reports whether another one may be tried.
+func (t *vanguardTries) more(err error) bool {
+	var said cell.ExtendError
+	switch {
+	case err == nil:
+	case errors.As(err, &said):
+		t.dead++
+	default:
+		t.others++
+	}
+	return t.dead < maxDeadTries && t.others < maxVanguardTries
 }
 
 // vanguardCircuit makes one circuit. again says that another one may do better.
@@ -248,7 +268,19 @@ func (c *Client) openStub(ctx context.Context, ch *path.Chooser, r path.Vanguard
 	x.path = relays[:hops]
 	x.origin, err = c.openTimed(ctx, x.link, x.path, func(err error) { c.stubEnded(x, err) })
 	x.born = time.Now()
+	if err != nil && ctx.Err() == nil && x.link.Err() == nil {
+		c.noteVanguard(err)
+	}
 	return relays[hops:], err
+}
+
+// noteVanguard sets a vanguard aside that was not reached, or did not answer in time.
+func (c *Client) noteVanguard(err error) {
+	var hop *hopError
+	var said cell.ExtendError
+	if errors.As(err, &hop) && hop.hop > 1 && (errors.As(err, &said) || errors.Is(err, context.DeadlineExceeded)) {
+		c.vanguards.setAside(hop.relay, c.cfg.Now())
+	}
 }
 
 // extendStub adds the last hops. Nothing that somebody else may have caused by the choice of the last one counts for the guard or
@@ -300,7 +332,7 @@ func (c *Client) stubEnded(x *stub, err error) {
 	onClose := x.onClose
 	c.mu.Unlock()
 	if young { // apart, as in forget
-		c.spawn(func() { c.countCircuit(x.path[0], path.CircuitDied) })
+		c.spawn(func() { c.countDeath(x.link, x.path[0]) })
 	}
 	if onClose != nil {
 		onClose(err)
@@ -360,7 +392,12 @@ func (c *Client) addStub() error {
 	if err != nil {
 		return err
 	}
-	x, _, err := c.buildStub(ctx, maxVanguardCircuits-keptVanguardCircuits, ch, path.VanguardRequest{})
+	var x *stub
+	for tries := (vanguardTries{others: maxVanguardTries - 1}); tries.more(err); {
+		if x, _, err = c.buildStub(ctx, maxVanguardCircuits-keptVanguardCircuits, ch, path.VanguardRequest{}); err == nil {
+			break
+		}
+	}
 	if err != nil {
 		return err
 	}

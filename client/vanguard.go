@@ -83,3 +83,10 @@ func (v *vanguards) proceed(ch *path.Chooser, now time.Time, stub []*directory.R
 	})
 	return more, ok, err
 }
+
+// setAside has paths go around a vanguard that was just seen dead, and reports whether it was seen so lately already.
+func (v *vanguards) setAside(r *directory.Relay, now time.Time) (again bool) {
+	v.lock <- struct{}{}
+	defer func() { <-v.lock }()
+	return v.all.SetAside(r.Identity, now)
+}

@@ -1,10 +1,14 @@
 package path
 
-import "cepa/crypto/identity"
+import (
+	"cepa/crypto/identity"
+	"cepa/directory"
+)
 
 // Path bias: a guard that lets only circuits through partners come about would, unwatched, choose a client's paths. So circuits
 // are counted from the moment that their first hop stands, and so are those that die young, which a guard can cause as well. A
-// guard through which too few come about is given up.
+// guard through which too few come about is given up. Who counts leaves out what a relay behind the guard says and the guard
+// cannot, and counts what happens to many circuits at once, such as the end of a link, as one.
 //
 // With 5 of 100 failing, an honest guard has 45 successes or fewer in 150 with a probability below 10^-90.
 const (
@@ -60,15 +64,18 @@ func biased(circuits, good int) bool {
 	return circuits >= biasLeast && 100*good <= biasPercent*circuits
 }
 
-// spare reports whether there is a guard beside m.
+// spare reports whether there is a guard beside m that can take its place now: one that does not fail, or one that may be tried at
+// once. A guard through which few circuits come about is better than none.
 func (g *Guards) spare(m *member) bool {
-	if g.another(nil) != nil {
-		return true
-	}
+	failing := 0
 	for _, o := range g.list {
-		if o != m && o.in() && o.relay != nil && o.Tried != 0 {
+		switch {
+		case o == m || !o.in() || o.relay == nil || o.Tried == 0 || o.unfit:
+		case o.fails == 0:
 			return true
+		default:
+			failing++
 		}
 	}
-	return false
+	return failing < FewGuards && g.another(func(r *directory.Relay) bool { return !g.find(r.Identity).unfit }) != nil
 }

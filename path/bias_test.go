@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"cepa/crypto/identity"
 	"cepa/directory"
 )
 
@@ -122,5 +123,31 @@ func TestHonestGuardsStay(t *testing.T) {
 	p := binomialTail(biasLeast, biasLeast*biasPercent/100, 0.32)
 	if got, off := float64(hits)/tries, 5*math.Sqrt(p*(1-p)/tries); math.Abs(got-p) > off {
 		t.Errorf("with 68 of 100 failing, %.3f are given up at circuit 150, want %.3f", got, p)
+	}
+}
+
+// TestBiasSpare: a guard through which few circuits come about is kept while no other can take its place, and given up when one can.
+func TestBiasSpare(t *testing.T) {
+	k := newKeeper(t, chooser(t, someGuards(100)...), 4)
+	first := k.use(always)
+	var others []identity.ID
+	for _, m := range k.guards.list[1 : 1+FewGuards] {
+		others = append(others, m.Relay)
+		if _, err := k.guards.Start(k.random, m.Relay, k.now); err != nil {
+			t.Fatal(err)
+		}
+		k.guards.Note(k.random, m.Relay, false, k.now)
+	}
+	if k.guards.failing() < FewGuards {
+		t.Fatalf("%d guards fail", k.guards.failing())
+	}
+	for range 500 {
+		if k.guards.Count(first.Identity, CircuitFailed) {
+			t.Fatal("the only guard that answers was given up")
+		}
+	}
+	k.guards.Note(k.random, others[0], true, k.now)
+	if !k.guards.Count(first.Identity, CircuitFailed) {
+		t.Error("it is kept, although another one answers")
 	}
 }

@@ -46,7 +46,7 @@ func (v *Vanguards) Continue(rand io.Reader, stub []*directory.Relay, r Vanguard
 	if !v.Serves(stub) || third == last || !r.Foreign && second == last {
 		return nil, false, nil
 	}
-	three := v.usable(v.state.Layer3)
+	three := v.drawable(v.usable(v.state.Layer3)) // from which stubs are built now
 	mine, least := kept(second, guard, three, last), share{1, 1}
 	for _, o := range v.usable(v.state.Layer2) {
 		if o.Identity == guard || !r.Foreign && o.Identity == last {

@@ -76,6 +76,7 @@ func (s VanguardState) Check() error {
 type Vanguards struct {
 	state   VanguardState
 	chooser *Chooser
+	aside   []aside // oldest first
 }
 
 // NewVanguards returns the vanguards of a state, which may be empty. Errors wrap ErrVanguardState.
@@ -113,6 +114,7 @@ func rulesOf(p directory.Params) (two, three layerRules) {
 // too few relays gives small layers. The error is what rand returned.
 func (v *Vanguards) Update(ch *Chooser, rand io.Reader, now time.Time) (changed bool, err error) {
 	v.chooser = ch
+	v.forgetAside(now)
 	two, three := rulesOf(ch.consensus.Params)
 	for _, l := range []struct {
 		list  *[]Vanguard
@@ -263,9 +265,15 @@ func (v *Vanguards) usable(list []Vanguard) (relays []*directory.Relay) {
 	return relays
 }
 
-// one draws evenly from a layer one that is none of those.
+// one draws evenly from a layer one that is none of those, and is not set aside as long as there is such a one.
 func (v *Vanguards) one(rand io.Reader, layer []*directory.Relay, not ...identity.ID) (*directory.Relay, error) {
-	left := slices.DeleteFunc(slices.Clone(layer), func(r *directory.Relay) bool { return slices.Contains(not, r.Identity) })
+	without := func(list []*directory.Relay) []*directory.Relay {
+		return slices.DeleteFunc(slices.Clone(list), func(r *directory.Relay) bool { return slices.Contains(not, r.Identity) })
+	}
+	left := without(v.drawable(layer))
+	if len(left) == 0 {
+		left = without(layer)
+	}
 	if len(left) == 0 {
 		n := len(v.chooser.relays)
 		return nil, &NoPathError{Position: PositionMiddle, Relays: n, Excluded: n - len(layer), Conflicts: len(layer)}

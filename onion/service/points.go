@@ -32,9 +32,12 @@ const (
 	pointUsesSlack = 4096
 	// establishTimeout is how long a circuit and the answer of the point may take.
 	establishTimeout = 60 * time.Second
-	// pointRetryMin and pointRetryMax bound the pause after failures in a row; the first is tried again at once.
+	// pointRetryMin and pointRetryMax bound the pause after failures in a row; the first is tried again at once, and the next few
+	// soon, each at another relay: when many are down, some of those that are drawn are down too.
 	pointRetryMin = time.Second
 	pointRetryMax = 5 * time.Minute
+	// pointRetryNone bounds it while there is no point at all: nobody reaches the service then.
+	pointRetryNone = 30 * time.Second
 	// pointYoung is how long a point must have stood for its end not to count as a failure to build one.
 	pointYoung = time.Minute
 	// pointAvoid is how long a relay that failed as a point is passed over, and maxAvoided for how many that is kept in mind.
@@ -43,7 +46,7 @@ const (
 	// retiredMost is how long a retired point waits for the new descriptor.
 	retiredMost = 10 * time.Minute
 	// gather is how long a first publication waits for the points that are still missing, and one after a loss for the replacement.
-	gather = 20 * time.Second
+	gather = 5 * time.Second
 	// floodFactor is by how much a point may exceed the rate that it was asked to keep before what it passes on is dropped unseen.
 	floodFactor = 2
 )
@@ -154,6 +157,9 @@ func (s *Service) workOnPoints(now time.Time) (next time.Duration, missing int, 
 		return true
 	})
 	missing = s.cfg.Points - fresh - len(s.building)
+	if none := now.Add(pointRetryNone); len(s.points) == 0 && s.retry.until.After(none) {
+		s.retry.until = none
+	}
 	if wait := s.retry.until.Sub(now); missing > 0 && wait > 0 {
 		return min(next, wait), 0, old
 	}

@@ -15,11 +15,11 @@ import (
 // compare do not learn from the times that two descriptors are of one service.
 const (
 	// maxUploads is how many uploads run at once.
-	maxUploads = 6
+	maxUploads = 12
 	// uploadTimeout is how long one may take, its circuit included.
 	uploadTimeout = 90 * time.Second
-	// uploadRetryMin and uploadRetryMax bound the pause after failures in a row; the first is tried again at once.
-	uploadRetryMin = 5 * time.Second
+	// uploadRetryMin and uploadRetryMax bound the pause after failures in a row; the first is tried again at once, and the next few soon.
+	uploadRetryMin = 2 * time.Second
 	uploadRetryMax = 20 * time.Minute
 	// maxAhead is by how much revisions may be ahead of the clock, in lengths of a period, when relays hold newer ones.
 	maxAhead = 2
@@ -32,7 +32,7 @@ var (
 	// soon is for what clients wait for.
 	soon = spread{0, 3 * time.Second}
 	// afterLoss leaves time for a replacement.
-	afterLoss = spread{gather, 10 * time.Second}
+	afterLoss = spread{gather, 5 * time.Second}
 	// calmly is for what is of use to clients and not urgent.
 	calmly = spread{0, time.Minute}
 )

@@ -413,16 +413,19 @@ func wake(ch chan struct{}) {
 	}
 }
 
-// backoff is a pause that doubles with each failure in a row.
+// soonFailures is how many failures in a row have the shortest pause: what serves instead is mostly found within them.
+const soonFailures = 4
+
+// backoff is a pause that doubles with each failure in a row, from the soonFailures-th on.
 type backoff struct {
 	failures int
 	until    time.Time
 }
 
-// failed notes one: the first may be tried again at once.
+// failed notes one: after the first it may be tried again at once.
 func (b *backoff) failed(now time.Time, least, most time.Duration) {
 	if b.failures > 0 {
-		b.until = now.Add(min(least<<min(b.failures-1, 20), most))
+		b.until = now.Add(min(least<<min(max(b.failures-soonFailures, 0), 20), most))
 	}
 	b.failures++
 }

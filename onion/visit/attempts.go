@@ -64,7 +64,7 @@ func (a *attempts) end() {
 func (a *attempts) introductions(ctx context.Context, k known) (*session, error) {
 	m := a.meeting
 	v := m.visitor
-	points, err := v.points(ctx, m.site, k.descriptor)
+	points, err := v.points(ctx, m.site, k)
 	if err != nil {
 		return nil, err
 	}
@@ -143,6 +143,11 @@ func (a *attempts) introductions(ctx context.Context, k known) (*session, error)
 			case errors.Is(x.err, errOldSeed) && !k.fresh:
 				a.keep(x.rendezvous)
 				points = nil // the same would come of all of them
+			case errors.Is(x.err, cell.IntroduceUnknown) && !k.fresh:
+				// The service has left it, and others perhaps too: what it says now is to be seen first.
+				a.keep(x.rendezvous)
+				v.noteFailing(m.site, x.point.Key, true)
+				return nil, failure
 			default:
 				a.keep(x.rendezvous)
 				v.noteFailing(m.site, x.point.Key, true)

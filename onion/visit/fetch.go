@@ -28,8 +28,8 @@ const (
 	fetchTime = time.Minute
 	// maxQueries bounds the relays that are asked, whatever the parameters say: with their defaults there are 12.
 	maxQueries = 24
-	// maxOthers is how many others are asked for a newer one when no introduction point of what one gave works.
-	maxOthers = 3
+	// newerTime is how long a newer descriptor is looked for when a relay gave one that is older than one that was seen.
+	newerTime = 3 * time.Second
 )
 
 // pathOnion is the directory's HTTP resource (doc/spec.md section 14), followed by the blinded key in hexadecimal.
@@ -41,14 +41,15 @@ type known struct {
 	period     uint64
 	blinded    identity.ID
 	until      time.Time
-	fresh      bool        // was fetched for the present meeting
-	from       identity.ID // the relay that gave it
+	fresh      bool // was fetched for the present meeting
+	again      bool // and leads to points that were tried for it
 }
 
 // errNoDirectories says that the network cannot hold descriptors.
 var errNoDirectories = errors.New("visit: no relay of the network holds descriptors of onion services (flag HSDir)")
 
-// errOlder says that a relay gave a descriptor older than one that was seen.
+// errOlder says that a relay gave a descriptor older than one that was seen. That is no mark against it: a service makes one for
+// each relay, at different times, and who gave the newest may be gone.
 var errOlder = fmt.Errorf("%w: it is older than one that was there before", onion.ErrInvalid)
 
 // target is one relay that should have the descriptor.
@@ -72,7 +73,7 @@ func (v *Visitor) descriptor(ctx context.Context, st *site, other bool) (known, 
 	if k.descriptor != nil && !other && time.Now().Before(k.until) && k.period <= run && run-k.period <= 1 {
 		return k, nil
 	}
-	k, err = v.fetch(ctx, st, cons, nil)
+	k, err = v.fetch(ctx, st, cons)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {
@@ -154,42 +155,14 @@ func (v *Visitor) shuffle(n int, swap func(i, j int)) error {
 	return nil
 }
 
-// newer asks other relays for a descriptor that is newer than what one gave for this meeting: that one may have kept an old one.
-func (v *Visitor) newer(ctx context.Context, st *site, than known) (known, error) {
-	cons, err := v.cfg.Network.Consensus(ctx)
-	if err != nil {
-		return known{}, err
-	}
-	k, err := v.fetch(ctx, st, cons, &than)
-	if err != nil {
-		return known{}, err
-	}
-	v.mu.Lock()
-	st.known = k
-	v.mu.Unlock()
-	k.fresh = true
-	return k, nil
-}
-
-// newer reports whether k is newer than one that there was.
-func (k *known) newer(than *known) bool {
-	return k.period > than.period || k.period == than.period && k.descriptor.Revision > than.descriptor.Revision
-}
-
-// fetch asks relays until one gives a descriptor; one newer than what another relay gave, unless that is nil.
-func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus, than *known) (known, error) {
+// fetch asks relays until one gives a descriptor that is no older than any that was seen; when none does, the newest of the older
+// ones is better than none.
+func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus) (known, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTime)
 	defer cancel()
 	list, err := v.targets(cons, st.address)
 	if err != nil {
 		return known{}, err
-	}
-	if than != nil {
-		list = slices.DeleteFunc(list, func(t target) bool { return t.relay == than.from || t.period < than.period })
-		list = list[:min(len(list), maxOthers)]
-		if len(list) == 0 {
-			return known{}, &Error{Reason: DescriptorNotFound}
-		}
 	}
 	start := func(f func()) {
 		v.wg.Add(1) // from a meeting, which Close waits for
@@ -198,20 +171,38 @@ func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus
 			f()
 		}()
 	}
-	k, failed := hedge(ctx, len(list), start, isFinal, func(ctx context.Context, i int) (known, error) {
+	asking, enough := context.WithCancelCause(ctx)
+	defer enough(nil)
+	var older known // guarded by v.mu
+	k, failed := hedge(asking, len(list), start, isFinal, func(ctx context.Context, i int) (known, error) {
 		k, err := v.query(ctx, st, cons.Network, list[i])
-		if err == nil && than != nil && !k.newer(than) {
+		if err != nil {
+			return known{}, err
+		}
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if k.descriptor.Revision >= st.latest[k.period] {
+			return k, nil
+		}
+		if older.descriptor == nil {
+			time.AfterFunc(newerTime, func() { enough(errOlder) })
+		}
+		if older.newerThan(k) {
 			return known{}, errOlder
 		}
-		return k, err
+		older = k
+		return known{}, errOlder
 	})
-	if len(failed) > 0 {
-		return known{}, fetchError(ctx, failed)
-	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if k.descriptor.Revision < st.latest[k.period] { // another meeting of the site cannot be; two answers at once can
-		return known{}, &Error{Reason: DescriptorInvalid, cause: errOlder}
+	if len(failed) > 0 {
+		if older.descriptor != nil && ctx.Err() == nil && !slices.ContainsFunc(failed, isFinal) {
+			return older, nil
+		}
+		return known{}, fetchError(ctx, failed)
+	}
+	if k.descriptor.Revision < st.latest[k.period] {
+		return k, nil // another answer came at the same time
 	}
 	for period := range st.latest {
 		if period+1 < k.period { // nobody asks for it any more
@@ -220,6 +211,11 @@ func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus
 	}
 	st.latest[k.period] = k.descriptor.Revision
 	return k, nil
+}
+
+// newerThan reports whether k is a newer descriptor than o.
+func (k known) newerThan(o known) bool {
+	return k.descriptor != nil && (k.period > o.period || k.period == o.period && k.descriptor.Revision > o.descriptor.Revision)
 }
 
 // isFinal reports whether other relays would give the same.
@@ -287,15 +283,9 @@ func (v *Visitor) query(ctx context.Context, st *site, network string, t target)
 	if !layer.Suite(d.Suite).Valid() {
 		return known{}, fmt.Errorf("%w: it wants suite %d, which this version does not know", onion.ErrInvalid, d.Suite)
 	}
-	v.mu.Lock()
-	older := d.Revision < st.latest[t.period]
-	v.mu.Unlock()
-	if older {
-		return known{}, errOlder
-	}
 	life := maxKnown
 	if d.Lifetime > 0 {
 		life = min(life, d.Lifetime)
 	}
-	return known{descriptor: d, period: t.period, blinded: t.blinded, from: t.relay, until: time.Now().Add(life)}, nil
+	return known{descriptor: d, period: t.period, blinded: t.blinded, until: time.Now().Add(life)}, nil
 }

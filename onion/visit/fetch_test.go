@@ -204,24 +204,57 @@ func (w *world) other() {
 	w.answers(gives(b))
 }
 
-// TestFetchOlder: once a revision was seen, an older one is not taken; the same or a newer one is.
+// TestFetchOlder: once a revision was seen, an older one is not taken as long as a relay has one that is not; the newest of older
+// ones is, when nobody else answers in time.
 func TestFetchOlder(t *testing.T) {
-	run(t, 30, func(w *world) {
+	run(t, 60, func(w *world) {
 		st, err := w.v.enter(siteKey{"", w.address})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer w.v.leave(st)
-		for _, c := range []struct {
-			revision uint64
-			want     error
-		}{{5, nil}, {4, DescriptorInvalid}, {5, nil}, {6, nil}, {5, DescriptorInvalid}} {
-			w.publish(w.period(), c.revision)
+		fetches := func(what string, revision uint64, most time.Duration) {
+			t.Helper()
+			began := time.Now()
 			k, err := w.v.descriptor(context.Background(), st, true)
-			if !errors.Is(err, c.want) || err == nil && k.descriptor.Revision != c.revision {
-				t.Errorf("revision %d: %v, want %v", c.revision, err, c.want)
+			if err != nil || k.descriptor.Revision != revision {
+				t.Errorf("%s: revision %d, %v, want %d", what, k.period, err, revision)
+			}
+			if took := time.Since(began); took > most {
+				t.Errorf("%s took %v", what, took)
 			}
 		}
+		four, five, six := w.publish(w.period(), 4), w.publish(w.period(), 5), w.publish(w.period(), 6)
+		fetches("the first", 6, time.Second)
+		w.nth(gives(five), gives(four), gives(five), gives(six))
+		fetches("one that is not older among them", 6, time.Second)
+		w.publish(w.period(), 4)
+		w.nth(gives(four), gives(five), gives(five)) // the third is for the period before, or the second
+		fetches("older ones alone", 5, time.Second)
+		w.nth(gives(four), hangs, hangs, hangs, hangs, hangs, hangs, hangs, hangs, hangs, hangs, hangs, hangs)
+		fetches("an older one, and nobody else answers", 4, newerTime+time.Second)
+		w.publish(w.period(), 5)
+		w.nth(gives(five), gives(six), gives(six))
+		fetches("after older ones were taken", 6, time.Second)
+	})
+}
+
+// TestOlderLeadsOn: when the points of the newest descriptor are gone, and the relays that are left have an older one, it is tried.
+func TestOlderLeadsOn(t *testing.T) {
+	run(t, 30, func(w *world) {
+		old := w.publish(w.period(), 5)
+		living := w.points
+		w.newPoints(3)
+		w.publish(w.period(), 6)
+		w.dial("").Close()
+		for _, st := range w.v.sites {
+			st.session.circ.Close()
+		}
+		w.mu.Lock()
+		w.points = living
+		w.mu.Unlock()
+		w.answers(gives(old))
+		w.dial("")
 	})
 }
 

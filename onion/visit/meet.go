@@ -3,6 +3,7 @@ package visit
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"cepa/cell"
@@ -31,6 +32,10 @@ const (
 	// failTime is how long an introduction point that has failed is tried after all others, and maxFailing how many are remembered.
 	failTime   = 2 * time.Minute
 	maxFailing = 64
+	// maxAsks is how often another descriptor is asked for in one meeting, when points say that they are none of the service any
+	// more, as after its restart; askPause is how long each time but the first.
+	maxAsks  = 4
+	askPause = 500 * time.Millisecond
 )
 
 // meeting makes one session. Those who want it wait for done.
@@ -84,31 +89,54 @@ func (m *meeting) make(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	for others := false; ; {
+	for asked := 0; ; {
 		s, err := a.introductions(ctx, k)
-		if err == nil || ctx.Err() != nil || others {
+		if err == nil || ctx.Err() != nil {
 			return s, err
 		}
-		if !k.fresh { // the service may have other introduction points by now
+		// The service may have other introduction points by now.
+		gone := errors.Is(err, cell.IntroduceUnknown)
+		for again := true; again; {
+			if k.fresh && !gone || asked == maxAsks {
+				return nil, err
+			}
+			if k.fresh {
+				sleep(ctx, askPause)
+			}
+			asked++
 			next, failure := v.descriptor(ctx, m.site, true)
 			if failure != nil {
 				return nil, failure
 			}
-			same := next.descriptor.Revision == k.descriptor.Revision
-			if k = next; !same {
-				continue
+			same := next.period == k.period && samePoints(next.descriptor, k.descriptor)
+			rest := gone && !k.fresh && v.untried(m.site, next.descriptor)
+			k = next
+			k.again = same
+			again = same && !rest
+			if again && !gone {
+				return nil, err
 			}
 		}
-		if !errors.Is(err, IntroductionFailed) || errors.Is(err, cell.IntroduceFull) || errors.Is(err, cell.IntroduceWork) {
-			return nil, err // its points are not what is wrong
-		}
-		others = true
-		next, failure := v.newer(ctx, m.site, k)
-		if failure != nil {
-			return nil, err
-		}
-		k = next
 	}
+}
+
+// untried reports whether a descriptor has points that have not failed lately.
+func (v *Visitor) untried(st *site, d *onion.Descriptor) bool {
+	now := time.Now()
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.ContainsFunc(d.Points, func(p onion.Point) bool { return !now.Before(st.failing[p.Key]) })
+}
+
+// samePoints reports whether a descriptor leads to no other introduction points than another one, under the same keys and for the
+// same work.
+func samePoints(d, before *onion.Descriptor) bool {
+	for i := range d.Points {
+		if !slices.ContainsFunc(before.Points, func(p onion.Point) bool { return p == d.Points[i] }) {
+			return false
+		}
+	}
+	return true
 }
 
 // sleep waits for d or until ctx ends.
@@ -121,8 +149,10 @@ func sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// points returns the introduction points that the network knows, in random order, those last that have failed lately.
-func (v *Visitor) points(ctx context.Context, st *site, d *onion.Descriptor) ([]*onion.Point, error) {
+// points returns the introduction points that the network knows, in random order, those last that have failed lately, or not at
+// all when they were tried for the present meeting.
+func (v *Visitor) points(ctx context.Context, st *site, k known) ([]*onion.Point, error) {
+	d := k.descriptor
 	cons, err := v.cfg.Network.Consensus(ctx)
 	if err != nil {
 		return nil, err
@@ -146,6 +176,9 @@ func (v *Visitor) points(ctx context.Context, st *site, d *onion.Descriptor) ([]
 		if err := v.shuffle(len(list), func(i, j int) { list[i], list[j] = list[j], list[i] }); err != nil {
 			return nil, err
 		}
+	}
+	if k.again {
+		return good, nil
 	}
 	return append(good, bad...), nil
 }

@@ -76,8 +76,9 @@ func TestPointsUnreached(t *testing.T) {
 	})
 }
 
-// TestPointsChanged: when no point of a descriptor that was known works, it is fetched again, once; one that is the same is not
-// tried again. No descriptor is good for more than six introductions.
+// TestPointsChanged: when a point of a descriptor that was known says that the service has left it, it is fetched again at once; as
+// long as it is the same, it is a few times more, and its points are not tried again. No descriptor is good for more than six
+// introductions when it is new.
 func TestPointsChanged(t *testing.T) {
 	run(t, 30, func(w *world) {
 		w.publish(w.period(), 1)
@@ -93,49 +94,42 @@ func TestPointsChanged(t *testing.T) {
 		w.newPoints(3)
 		w.publish(w.period(), 2)
 		w.dial("")
-		if _, d, i := w.counts(); d != 1 || i != 4 {
+		if _, d, i := w.counts(); d != 1 || i != 2 {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
 		}
 		reset()
 		w.newPoints(3) // and does not say so
 		w.fails(IntroductionFailed)
-		if _, d, i := w.counts(); d != 1+maxOthers || i != 3 {
+		if _, d, i := w.counts(); d != maxAsks || i != 3 {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
 		}
 		w.newPoints(20)
 		w.publish(w.period(), 3)
 		w.newPoints(20)
 		w.fails(IntroductionFailed)
-		if _, d, i := w.counts(); d != 1+maxOthers || i != 3+maxIntroductions {
+		if _, d, i := w.counts(); d != maxAsks || i != 1+maxIntroductions {
 			t.Errorf("%d HSDirs, %d introductions", d, i)
 		}
 	})
 }
 
-// TestPointsOld: when a relay gives an old descriptor of the period, whose points are gone, others are asked for a newer one.
-func TestPointsOld(t *testing.T) {
+// TestServiceRestarted: a service that has other points, and says so a moment later, is reached by who had it open without an error.
+func TestServiceRestarted(t *testing.T) {
 	run(t, 30, func(w *world) {
-		old := w.publish(w.period(), 1)
-		w.newPoints(3)
-		w.publish(w.period(), 2)
-		n := 0
-		for i := range w.cons.Relays {
-			w.dirs[w.cons.Relays[i].Identity] = func() ([]byte, int, time.Duration) {
-				if n++; n == 1 {
-					return old, http.StatusOK, tripTime
-				}
-				return nil, 0, 0
-			}
-		}
+		w.publish(w.period(), 1)
 		w.dial("")
-		if _, d, i := w.counts(); d != 2 || i != 4 {
-			t.Errorf("%d HSDirs, %d introductions", d, i)
+		for _, st := range w.v.sites {
+			st.session.circ.Close()
 		}
-		w.v.NewIdentity() // and nothing that is known
-		w.handle = func(*point, work.Proof, []byte) (cell.IntroduceStatus, uint32) { return cell.IntroduceFull, 0 }
-		w.fails(IntroductionFailed)
-		if _, d, _ := w.counts(); d != 1 {
-			t.Errorf("%d HSDirs for a service that has too much to do", d)
+		w.newPoints(3)
+		go func() {
+			time.Sleep(2 * askPause)
+			w.publish(w.period(), 2)
+		}()
+		began := time.Now()
+		w.dial("")
+		if took := time.Since(began); took < 2*askPause || took > 4*askPause {
+			t.Errorf("it took %v", took)
 		}
 	})
 }
@@ -332,4 +326,26 @@ func TestRateMeasured(t *testing.T) {
 	if err != nil || rate <= 0 || p.rate != rate {
 		t.Errorf("%v, %v", rate, err)
 	}
+}
+
+// TestPointsOld: when a relay gives an old descriptor of the period, whose points are gone, others are asked for a newer one.
+func TestPointsOld(t *testing.T) {
+	run(t, 30, func(w *world) {
+		old := w.publish(w.period(), 1)
+		w.newPoints(3)
+		w.publish(w.period(), 2)
+		n := 0
+		for i := range w.cons.Relays {
+			w.dirs[w.cons.Relays[i].Identity] = func() ([]byte, int, time.Duration) {
+				if n++; n == 1 {
+					return old, http.StatusOK, tripTime
+				}
+				return nil, 0, 0
+			}
+		}
+		w.dial("")
+		if _, d, _ := w.counts(); d != 2 {
+			t.Errorf("%d HSDirs were asked", d)
+		}
+	})
 }
