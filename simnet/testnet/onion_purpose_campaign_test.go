@@ -43,8 +43,9 @@ var kinds = []string{
 // visits those of others, all with the real code but for what puts circuits together, so that each circuit can be watched.
 type party struct {
 	*observer
-	crowd  *crowd
-	padded int
+	crowd   *crowd
+	padded  int
+	visited int // guarded by crowd.lock
 
 	lock      sync.Mutex
 	vanguards *path.Vanguards
@@ -79,7 +80,6 @@ type site struct {
 	address onion.Address
 	points  []identity.ID
 	held    []identity.ID // relays that hold its descriptor
-	visits  int
 }
 
 func newCrowd(t *testing.T, n *testnet.Net, random *rand.Rand, size, padded int) *crowd {
@@ -375,17 +375,17 @@ func (p *party) serve() (*service.Service, error) {
 	return s, nil
 }
 
-// target returns the service of somebody else that has had the fewest visits, nil if none is up.
+// target returns the service of somebody else whose host has had the fewest visits, nil if none is up.
 func (p *party) target() (to *site) {
 	p.crowd.lock.Lock()
 	defer p.crowd.lock.Unlock()
 	for _, s := range p.crowd.sites {
-		if s.host != p && (to == nil || s.visits < to.visits) {
+		if s.host != p && (to == nil || s.host.visited < to.host.visited) {
 			to = s
 		}
 	}
 	if to != nil {
-		to.visits++
+		to.host.visited++
 	}
 	return to
 }
@@ -409,15 +409,16 @@ func (p *party) visitOnce(to *site) error {
 	return nil
 }
 
-// live does everything so many times, and starts one service, in any order. The service
-// is returned.
+// live does everything so many times, in any order, and starts one service in the first
+// half of it, so that there is time to visit it. The service is returned.
 func (p *party) live(times int) (s *service.Service) {
 	const serve, visits = -1, -2
-	todo := []int{serve}
+	var todo []int
 	for range times {
 		todo = append(todo, 0, 1, 2, 3, visits)
 	}
 	p.random.Shuffle(len(todo), func(i, j int) { todo[i], todo[j] = todo[j], todo[i] })
+	todo = slices.Insert(todo, p.random.IntN(1+len(todo)/2), serve)
 	for len(todo) > 0 {
 		time.Sleep(time.Duration(p.random.IntN(10_000)) * time.Millisecond)
 		what := todo[0]
