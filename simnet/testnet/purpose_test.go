@@ -163,6 +163,8 @@ type observer struct {
 	n      *testnet.Net
 	link   *link.Link
 	random *rand.Rand
+	guard  *testnet.Relay
+	path   func(hops int) []*testnet.Relay // draws the relays of a circuit
 	steps  circuit.Steps
 
 	mu   sync.Mutex
@@ -170,7 +172,8 @@ type observer struct {
 }
 
 func newObserver(t *testing.T, n *testnet.Net, seed uint64) *observer {
-	o := &observer{T: t, n: n, random: rand.New(rand.NewPCG(seed, 1))}
+	o := &observer{T: t, n: n, random: rand.New(rand.NewPCG(seed, 1)), guard: n.Relays[0]}
+	o.path = o.anyPath
 	// Each two machines are as far apart as some places on a map are.
 	var hosts []*simnet.Host
 	for _, r := range n.Relays {
@@ -198,27 +201,32 @@ func newObserver(t *testing.T, n *testnet.Net, seed uint64) *observer {
 		}
 		o.wire = append(o.wire, sighting{at, out, len(e.Data)})
 	})
-	ctx := within(t, 20*time.Second)
-	guard := n.Relays[0]
-	conn, err := h.Dial(ctx, "tcp", guard.Addr.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	// No PADDING, so that the padding of links does not hide what that of circuits should.
-	o.link, err = link.Client(ctx, conn, guard.Identity(), &link.Config{
-		Pool: n.Pool, QueueCells: circuit.QueueCells, Keepalive: link.Keepalive{Min: 9 * time.Second, Max: 14 * time.Second, Empty: true},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	o.dial(h)
 	time.Sleep(20 * time.Second) // the relay knows by then
 	return o
 }
 
-// path draws the relays of a circuit: any, all different. All are exits: where only
-// some are, how far they are is another matter.
-func (o *observer) path(hops int) []*testnet.Relay {
-	path := []*testnet.Relay{o.n.Relays[0]}
+// dial links h to the guard.
+func (o *observer) dial(h *simnet.Host) {
+	o.Helper()
+	ctx := within(o.T, 20*time.Second)
+	conn, err := h.Dial(ctx, "tcp", o.guard.Addr.String())
+	if err != nil {
+		o.Fatal(err)
+	}
+	// No PADDING, so that the padding of links does not hide what that of circuits should.
+	o.link, err = link.Client(ctx, conn, o.guard.Identity(), &link.Config{
+		Pool: o.n.Pool, QueueCells: circuit.QueueCells, Keepalive: link.Keepalive{Min: 9 * time.Second, Max: 14 * time.Second, Empty: true},
+	})
+	if err != nil {
+		o.Fatal(err)
+	}
+}
+
+// anyPath draws any relays, all different. All are exits: where only some are, how far
+// they are is another matter.
+func (o *observer) anyPath(hops int) []*testnet.Relay {
+	path := []*testnet.Relay{o.guard}
 	for len(path) < hops {
 		if r := o.n.Relays[1+o.random.IntN(len(o.n.Relays)-1)]; !slices.Contains(path, r) {
 			path = append(path, r)
