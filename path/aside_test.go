@@ -37,8 +37,13 @@ func TestSetAside(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	guard := VanguardRequest{Guard: &relays[30]}
 	before := v.State()
-	if v.SetAside(relays[20].Identity, now) || v.SetAside(relays[20].Identity, now) || v.SetAside(relays[0].Identity, now) || !v.SetAside(relays[0].Identity, now) {
-		t.Error("who was said to be dead already is told wrongly")
+	for i, c := range []struct {
+		relay int
+		want  bool
+	}{{20, false}, {20, false}, {0, false}, {0, true}} { // 20 is none
+		if got := v.SetAside(relays[c.relay].Identity, now); got != c.want {
+			t.Errorf("%d: that %d was said to be dead already is %v", i, c.relay, got)
+		}
 	}
 	if second, third := drawn(t, v, relays, guard); second[0] != 0 || len(second) != 3 || len(third) != 8 {
 		t.Errorf("with one aside: %v and %v", second, third)
