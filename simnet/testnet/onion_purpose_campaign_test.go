@@ -553,6 +553,9 @@ func (c *crowd) end() {
 // first ten cells each way; without padding it can, by those or, as five hops take nearly
 // all of them to come about, by the next ten.
 func TestOnionPurposes(t *testing.T) {
+	if !*soak {
+		t.Skip("needs -soak; TestPurposes is its small instance")
+	}
 	t.Parallel()
 	size, control, each, times, relays, worst, worstMean := 4, 4, 2, 2, 12, 1.0, 0.65 // where any pair may be apart by chance
 	before := 2

@@ -126,7 +126,7 @@ func stored(ctx context.Context, c *client.Client, relay, blinded identity.ID) (
 // from one; with the address he opens the same descriptors.
 func TestOnionSecrecy(t *testing.T) {
 	t.Parallel()
-	services, hosts, visits := 8, 2, 2
+	services, hosts, visits := 4, 2, 2
 	if *soak {
 		services, hosts, visits = 1000, 8, 100
 	}

@@ -151,6 +151,8 @@ func TestOnionRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		host, bob := newClient(t, n, client.Config{}), newClient(t, n, client.Config{})
+		time.Sleep(time.Second) // with nothing under way
+		synctest.Wait()
 		cells := n.Pool.Outstanding()
 		for run := range 2 {
 			l := listenOnion(t, host, client.OnionConfig{Identity: key}, echo)
