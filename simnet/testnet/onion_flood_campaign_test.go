@@ -105,7 +105,7 @@ func (f *introFlood) try(ctx context.Context, who onion.Address, p onion.Point, 
 // is asked for, who comes honestly is one of many at a point that is full.
 func TestOnionFlood(t *testing.T) {
 	t.Parallel()
-	capacity, calm, honest, lasts, least := 1.0, 4*time.Second, 6, 6*time.Second, 0.6 // of few
+	capacity, calm, honest, lasts, least := 1.0, 4*time.Second, 10, 10*time.Second, 0.4 // of few
 	if *soak {
 		capacity, calm, honest, lasts, least = 20, 30*time.Second, 100, 100*time.Second, 0.9
 	}
