@@ -186,14 +186,23 @@ func (x *introTable) pass(proof *work.Proof, b *cell.IntroduceBody) (status cell
 	case err != nil:
 		return 0, 0, err
 	}
-	if proof.Effort > 0 && !x.spend(b.Sealed[:]) {
-		return cell.IntroduceWork, max(ask.Effort, 1), nil
+	if proof.Effort > 0 {
+		status = x.spend(p, b.Sealed[:])
+	} else {
+		status = p.take()
 	}
-	if p.bucket != nil && !p.bucket.AllowN(time.Now(), 1) {
-		return cell.IntroduceFull, 0, nil
+	switch status {
+	case cell.IntroducePassed:
+	case cell.IntroduceWork:
+		return status, max(ask.Effort, 1), nil
+	default:
+		return status, 0, nil
 	}
 	switch err := p.transit.Answer(cell.Introduced, b.AppendTo(make([]byte, 0, cell.IntroduceSize))); {
 	case errors.Is(err, circuit.ErrFull):
+		if proof.Effort > 0 {
+			x.refund(b.Sealed[:])
+		}
 		return cell.IntroduceFull, 0, nil
 	case err != nil:
 		return cell.IntroduceUnknown, 0, nil
@@ -201,13 +210,38 @@ func (x *introTable) pass(proof *work.Proof, b *cell.IntroduceBody) (status cell
 	return cell.IntroducePassed, 0, nil
 }
 
-// spend notes that the work for a sealed payload is used, and reports whether it was
-// not before: one proof must not be good for many introductions.
-func (x *introTable) spend(sealed []byte) bool {
+// take takes one from what the service wants at most.
+func (p *introPoint) take() cell.IntroduceStatus {
+	if p.bucket != nil && !p.bucket.AllowN(time.Now(), 1) {
+		return cell.IntroduceFull
+	}
+	return cell.IntroducePassed
+}
+
+// spend is take for who has worked: one proof must not be good for many introductions,
+// nor be lost to who has to try again because too many come just now.
+func (x *introTable) spend(p *introPoint, sealed []byte) cell.IntroduceStatus {
+	sum := work.SealedSum(sealed)
+	key := [16]byte(sum[:])
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.spent.has(key) {
+		return cell.IntroduceWork
+	}
+	status := p.take()
+	if status == cell.IntroducePassed {
+		x.spent.add(key)
+	}
+	return status
+}
+
+// refund forgets that work was used: the service did not get it.
+func (x *introTable) refund(sealed []byte) {
 	sum := work.SealedSum(sealed)
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.spent.add([16]byte(sum[:]))
+	delete(x.spent.present, [16]byte(sum[:]))
+	delete(x.spent.past, [16]byte(sum[:]))
 }
 
 func (x *introTable) count(status cell.IntroduceStatus) {
@@ -231,14 +265,17 @@ type spentWork struct {
 	present, past map[[16]byte]struct{}
 }
 
-// add reports whether sum is new.
-func (s *spentWork) add(sum [16]byte) bool {
+// has reports whether sum was added.
+func (s *spentWork) has(sum [16]byte) bool {
 	if _, used := s.present[sum]; used {
-		return false
+		return true
 	}
-	if _, used := s.past[sum]; used {
-		return false
-	}
+	_, used := s.past[sum]
+	return used
+}
+
+// add remembers sum.
+func (s *spentWork) add(sum [16]byte) {
 	if len(s.present) >= spentProofs {
 		s.present, s.past = nil, s.present
 	}
@@ -246,5 +283,4 @@ func (s *spentWork) add(sum [16]byte) bool {
 		s.present = map[[16]byte]struct{}{}
 	}
 	s.present[sum] = struct{}{}
-	return true
 }

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"cepa/cell"
 	"cepa/circuit"
@@ -377,16 +380,47 @@ func TestSpentWork(t *testing.T) {
 		return x
 	}
 	for n := range 3 * spentProofs {
-		if !s.add(sum(n)) {
+		if s.has(sum(n)) {
 			t.Fatalf("%d was not used before", n)
 		}
-		if n >= spentProofs && n%1000 == 0 && s.add(sum(n-spentProofs+1)) {
+		s.add(sum(n))
+		if n >= spentProofs && n%1000 == 0 && !s.has(sum(n-spentProofs+1)) {
 			t.Fatalf("%d is forgotten", n-spentProofs+1)
 		}
 	}
 	if len(s.present)+len(s.past) > 2*spentProofs {
 		t.Errorf("%d are remembered", len(s.present)+len(s.past))
 	}
+}
+
+// TestPaidWork: who has worked and meets a point that has enough just now can come
+// again with the same proof, until it was passed on.
+func TestPaidWork(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		x := newIntroTable(nil)
+		p := &introPoint{bucket: rate.NewLimiter(1, 1)}
+		for i, step := range []struct {
+			sealed string
+			wait   time.Duration
+			want   cell.IntroduceStatus
+		}{
+			{"one", 0, cell.IntroducePassed},
+			{"two", 0, cell.IntroduceFull},
+			{"one", time.Second, cell.IntroduceWork},
+			{"two", 0, cell.IntroducePassed},
+			{"two", time.Second, cell.IntroduceWork},
+		} {
+			time.Sleep(step.wait)
+			if got := x.spend(p, []byte(step.sealed)); got != step.want {
+				t.Errorf("step %d: %v, want %v", i, got, step.want)
+			}
+		}
+		x.refund([]byte("two"))
+		if got := x.spend(p, []byte("two")); got != cell.IntroducePassed {
+			t.Errorf("after a refund: %v", got)
+		}
+	})
 }
 
 // BenchmarkRefused is what an INTRODUCE costs the relay that is refused.
