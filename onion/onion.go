@@ -19,6 +19,15 @@ import (
 	"io"
 )
 
+const (
+	// DirectoryPath is the HTTP resource at which relays take descriptors (POST), and, followed by "/" and the blinded key in
+	// lower-case hexadecimal, give them (GET). Source: doc/spec.md section 9.
+	DirectoryPath = "/cepa/v1/onion"
+	// Host is what BEGIN names on a joined circuit: the service is at its other end, and which of its names was asked for is
+	// between it and the program.
+	Host = "service"
+)
+
 // MaxNetworkName is the longest name of a network in bytes, as in the network file (doc/spec.md section 11).
 const MaxNetworkName = 32
 

@@ -11,10 +11,6 @@ import (
 	"cepa/onion"
 )
 
-// PathOnion is where a relay with the flag HSDir takes and gives descriptors of onion
-// services (doc/spec.md section 9).
-const PathOnion = "/cepa/v1/onion"
-
 // dirKey is the context key of the *dirStream that a request came on.
 type dirKey struct{}
 
@@ -22,10 +18,10 @@ type dirKey struct{}
 func (r *Relay) dirHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", r.mirror.Handler())
-	mux.HandleFunc("POST "+PathOnion, r.takeDescriptor)
-	mux.HandleFunc("GET "+PathOnion+"/{blinded}", r.giveDescriptor)
-	mux.HandleFunc(PathOnion, otherMethod(http.MethodPost))
-	mux.HandleFunc(PathOnion+"/{blinded}", otherMethod(http.MethodGet+", "+http.MethodHead))
+	mux.HandleFunc("POST "+onion.DirectoryPath, r.takeDescriptor)
+	mux.HandleFunc("GET "+onion.DirectoryPath+"/{blinded}", r.giveDescriptor)
+	mux.HandleFunc(onion.DirectoryPath, otherMethod(http.MethodPost))
+	mux.HandleFunc(onion.DirectoryPath+"/{blinded}", otherMethod(http.MethodGet+", "+http.MethodHead))
 	return mux
 }
 

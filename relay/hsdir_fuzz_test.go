@@ -112,7 +112,7 @@ func FuzzDescriptorBodies(f *testing.F) {
 		if len(b) > 0 {
 			copy(b[int(at)%len(b):], change)
 		}
-		req := httptest.NewRequestWithContext(s.ctx, http.MethodPost, PathOnion, bytes.NewReader(b))
+		req := httptest.NewRequestWithContext(s.ctx, http.MethodPost, onion.DirectoryPath, bytes.NewReader(b))
 		s.check(t, req)
 	})
 }
@@ -128,7 +128,7 @@ func (s *still) check(t *testing.T, req *http.Request) {
 	w := httptest.NewRecorder()
 	s.handle.ServeHTTP(w, req)
 	d := s.relay.descriptors
-	posted := req.Method == http.MethodPost && req.URL.Path == PathOnion
+	posted := req.Method == http.MethodPost && req.URL.Path == onion.DirectoryPath
 	if after, _ := d.counts(); after != before && (!posted || w.Code != http.StatusOK) {
 		t.Fatalf("%s %s, which was answered by %d, changed what is held from %d to %d", req.Method, req.URL.Path, w.Code, before, after)
 	}

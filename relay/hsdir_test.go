@@ -63,7 +63,7 @@ func (w *world) descriptor(s hosted, network string, period, revision uint64, va
 // post sends a descriptor to the directory at the end of o.
 func (w *world) post(o *circuit.Origin, b []byte) (int, string) {
 	w.Helper()
-	return w.request(o, http.MethodPost, PathOnion, b, nil)
+	return w.request(o, http.MethodPost, onion.DirectoryPath, b, nil)
 }
 
 func (w *world) request(o *circuit.Origin, method, path string, body []byte, change func(*http.Request)) (int, string) {
@@ -95,7 +95,7 @@ func (w *world) wantPost(o *circuit.Origin, b []byte, want int, what string) {
 // wantHeld checks what is given for a blinded key; nil: nothing.
 func (w *world) wantHeld(o *circuit.Origin, blinded string, want []byte, what string) {
 	w.Helper()
-	code, text := w.fetch(o, http.MethodGet, PathOnion+"/"+blinded)
+	code, text := w.fetch(o, http.MethodGet, onion.DirectoryPath+"/"+blinded)
 	if want == nil && code != http.StatusNotFound || want != nil && (code != http.StatusOK || !bytes.Equal(text, want)) {
 		w.Errorf("%s: GET says %d with %d bytes, want %d bytes", what, code, len(text), len(want))
 	}
@@ -119,10 +119,10 @@ func TestDescriptors(t *testing.T) {
 		w.wantHeld(two, key, nil, "before it came")
 		w.wantPost(two, first, http.StatusOK, "the first")
 		w.wantHeld(two, key, first, "the first")
-		if code, _ := w.fetch(one, http.MethodGet, PathOnion+"/"+key); code != http.StatusForbidden {
+		if code, _ := w.fetch(one, http.MethodGet, onion.DirectoryPath+"/"+key); code != http.StatusForbidden {
 			t.Errorf("at the first hop it is given: %d", code)
 		}
-		if code, text := w.fetch(two, http.MethodHead, PathOnion+"/"+key); code != http.StatusOK || len(text) != 0 {
+		if code, text := w.fetch(two, http.MethodHead, onion.DirectoryPath+"/"+key); code != http.StatusOK || len(text) != 0 {
 			t.Errorf("HEAD: %d, %q", code, text)
 		}
 		w.wantPost(one, w.descriptor(s, "test", w.run(), 4, 48*time.Hour), http.StatusConflict, "an older one")
@@ -186,19 +186,19 @@ func TestDescriptorRefusals(t *testing.T) {
 		}
 		w.wantHeld(o, w.blinded(s, now), good, "after all these")
 		w.wantPost(w.path(b, young), good, http.StatusMisdirectedRequest, "to a relay without the flag")
-		if code, _ := w.request(o, http.MethodPost, PathOnion, make([]byte, onion.MaxDescriptor+1), func(r *http.Request) { r.ContentLength = -1 }); code != http.StatusRequestEntityTooLarge {
+		if code, _ := w.request(o, http.MethodPost, onion.DirectoryPath, make([]byte, onion.MaxDescriptor+1), func(r *http.Request) { r.ContentLength = -1 }); code != http.StatusRequestEntityTooLarge {
 			t.Errorf("too large and of unknown length: %d", code)
 		}
-		if code, _ := w.request(o, http.MethodPost, PathOnion, good, func(r *http.Request) { r.Header.Set("Content-Encoding", "zstd") }); code != http.StatusBadRequest {
+		if code, _ := w.request(o, http.MethodPost, onion.DirectoryPath, good, func(r *http.Request) { r.Header.Set("Content-Encoding", "zstd") }); code != http.StatusBadRequest {
 			t.Errorf("compressed: %d", code)
 		}
 		key := w.blinded(s, now)
 		for _, name := range []string{strings.ToUpper(key), key[1:], key + "0", "zz" + key[2:], "%2e%2e"} {
-			if code, _ := w.fetch(o, http.MethodGet, PathOnion+"/"+name); code != http.StatusBadRequest {
+			if code, _ := w.fetch(o, http.MethodGet, onion.DirectoryPath+"/"+name); code != http.StatusBadRequest {
 				t.Errorf("GET of %s: %d", name, code)
 			}
 		}
-		if code, _ := w.request(o, http.MethodPut, PathOnion, good, nil); code != http.StatusMethodNotAllowed {
+		if code, _ := w.request(o, http.MethodPut, onion.DirectoryPath, good, nil); code != http.StatusMethodNotAllowed {
 			t.Errorf("PUT: %d", code)
 		}
 		w.must(o.Err())
@@ -216,9 +216,11 @@ func TestDescriptorsOverPlainHTTP(t *testing.T) {
 		c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: h.Dial}}
 		for _, ask := range []func() (*http.Response, error){
 			func() (*http.Response, error) {
-				return c.Post("http://"+at+PathOnion, "", bytes.NewReader(w.descriptor(s, "test", w.run(), 1, time.Hour)))
+				return c.Post("http://"+at+onion.DirectoryPath, "", bytes.NewReader(w.descriptor(s, "test", w.run(), 1, time.Hour)))
 			},
-			func() (*http.Response, error) { return c.Get("http://" + at + PathOnion + "/" + w.blinded(s, w.run())) },
+			func() (*http.Response, error) {
+				return c.Get("http://" + at + onion.DirectoryPath + "/" + w.blinded(s, w.run()))
+			},
 		} {
 			resp, err := ask()
 			w.must(err)
@@ -338,7 +340,7 @@ func TestDescriptorExpiry(t *testing.T) {
 		}
 		time.Sleep(2*time.Hour - 10*time.Second)
 		over(func(o *circuit.Origin) {
-			if code, _ := w.fetch(o, http.MethodGet, PathOnion+"/"+w.blinded(short, now)); code != http.StatusOK {
+			if code, _ := w.fetch(o, http.MethodGet, onion.DirectoryPath+"/"+w.blinded(short, now)); code != http.StatusOK {
 				t.Errorf("10 s before its end: %d", code)
 			}
 			time.Sleep(10 * time.Second)
@@ -390,7 +392,7 @@ func TestUploads(t *testing.T) {
 			s, err := w.openDir(o)
 			w.must(err)
 			slowly = append(slowly, s)
-			_, err = io.WriteString(s, "POST "+PathOnion+" HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\nslow")
+			_, err = io.WriteString(s, "POST "+onion.DirectoryPath+" HTTP/1.1\r\nHost: a\r\nContent-Length: 40000\r\n\r\nslow")
 			w.must(err)
 			time.Sleep(time.Second)
 		}

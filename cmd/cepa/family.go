@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -47,14 +46,8 @@ sign"): who has it can put relays into the family.`,
 		Example: "  cepa family create --out family.key",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if out == "" {
-				return usagef("--out is needed: the file for the key")
-			}
-			key, err := identity.Generate(rand.Reader)
+			key, err := createKey(out, identity.KindFamily)
 			if err != nil {
-				return err
-			}
-			if err := state.CreateKey(out, identity.KindFamily, [identity.SecretSize]byte(key.Seed())); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), key.ID())

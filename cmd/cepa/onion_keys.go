@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -59,14 +58,8 @@ To run the service with it, move the file to DATA-DIR/services/default/identity.
 		Example: "  cepa onion keys new --out blog.key",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if out == "" {
-				return usagef("--out is needed: the file for the key")
-			}
-			key, err := identity.Generate(rand.Reader)
+			key, err := createKey(out, identity.KindService)
 			if err != nil {
-				return err
-			}
-			if err := state.CreateKey(out, identity.KindService, [identity.SecretSize]byte(key.Seed())); err != nil {
 				return err
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), onion.AddressOf(key.ID()))

@@ -11,9 +11,6 @@ import (
 	"cepa/stream"
 )
 
-// hostName is the host of BEGIN on a joined circuit: the address stays between client and service (doc/spec.md section 5).
-const hostName = "service"
-
 // Addr is the address of a service, and a port of it. It implements net.Addr.
 type Addr struct {
 	Address onion.Address
@@ -93,7 +90,7 @@ func (h *host) Begin(st *stream.Stream, b cell.BeginBody) {
 		st.Abort(cell.EndResource)
 		s.spawn(j.circuit.Close) // apart: this is the circuit's own reader
 		return
-	case b.Host != hostName, s.cfg.Ports != nil && !slices.Contains(s.cfg.Ports, b.Port):
+	case b.Host != onion.Host, s.cfg.Ports != nil && !slices.Contains(s.cfg.Ports, b.Port):
 		s.counts.denied.Add(1)
 		st.Abort(cell.EndRefused)
 		return

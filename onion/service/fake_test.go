@@ -294,7 +294,7 @@ func (c *fakeCircuit) OpenDir(context.Context) (net.Conn, error) {
 			return
 		}
 		doc, err := io.ReadAll(io.LimitReader(req.Body, onion.MaxDescriptor+1))
-		if err != nil || req.Method != http.MethodPost || req.URL.Path != directoryPath || req.UserAgent() != "" {
+		if err != nil || req.Method != http.MethodPost || req.URL.Path != onion.DirectoryPath || req.UserAgent() != "" {
 			c.net.t.Errorf("a relay got %s %s: %v", req.Method, req.URL.Path, err)
 			return
 		}

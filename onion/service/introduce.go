@@ -19,11 +19,7 @@ const (
 	replaySize = 16
 )
 
-// arrival is an introduction that a point passed on.
-type arrival struct {
-	*introduction
-}
-
+// introduction is one that a point passed on.
 type introduction struct {
 	point *point
 	body  cell.IntroduceBody
@@ -47,7 +43,7 @@ type counts struct {
 // take takes what a point passed on. It is called on a link's reader.
 func (s *Service) take(p *point, payload []byte) {
 	s.counts.arrived.Add(1)
-	if !p.flow.take(time.Now()) {
+	if !p.flow.AllowN(time.Now(), 1) {
 		s.counts.dropped.Add(1)
 		return
 	}
@@ -57,7 +53,7 @@ func (s *Service) take(p *point, payload []byte) {
 		return
 	}
 	select {
-	case s.arrived <- arrival{&introduction{point: p, body: body}}:
+	case s.arrived <- &introduction{point: p, body: body}:
 	default:
 		s.counts.dropped.Add(1)
 	}
@@ -75,7 +71,7 @@ func (s *Service) check() {
 	}
 }
 
-func (s *Service) checkOne(a arrival) {
+func (s *Service) checkOne(a *introduction) {
 	effort, err := s.effort(a)
 	if err != nil {
 		s.counts.bad.Add(1)
@@ -96,7 +92,7 @@ func (s *Service) checkOne(a arrival) {
 }
 
 // effort returns what a client has paid. One that has paid less than is asked for now, because it was less when it did, is last.
-func (s *Service) effort(a arrival) (uint32, error) {
+func (s *Service) effort(a *introduction) (uint32, error) {
 	proof, err := work.Parse(a.body.Work[:])
 	if err != nil || !s.cfg.Work {
 		return 0, err
@@ -110,7 +106,7 @@ func (s *Service) effort(a arrival) (uint32, error) {
 }
 
 // note enters an introduction that was opened into the replay cache of its point, and reports whether it was new.
-func (s *Service) note(a arrival) bool {
+func (s *Service) note(a *introduction) bool {
 	p := a.point
 	s.mu.Lock()
 	defer s.mu.Unlock()

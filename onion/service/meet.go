@@ -119,7 +119,7 @@ func (s *Service) evict(now time.Time) {
 }
 
 // answer opens an introduction and meets the client; nil if that does not come about.
-func (s *Service) answer(a arrival) *joined {
+func (s *Service) answer(a *introduction) *joined {
 	intro := s.open(a)
 	if intro == nil {
 		s.counts.bad.Add(1)
@@ -158,7 +158,7 @@ func (s *Service) answer(a arrival) *joined {
 }
 
 // open opens an introduction; nil if it is not for this service.
-func (s *Service) open(a arrival) *onion.Introduction {
+func (s *Service) open(a *introduction) *onion.Introduction {
 	for _, b := range s.bound() {
 		b.Key = a.point.key.ID()
 		intro, err := onion.OpenIntroduction(b, a.point.seal, a.body.Sealed[:])

@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"cepa/cell"
 	"cepa/crypto/identity"
@@ -59,39 +60,14 @@ type point struct {
 	circuit Circuit
 	born    time.Time
 	life    time.Duration
-	uses    int // after which it is replaced
-	flow    bucket
+	uses    int           // after which it is replaced
+	flow    *rate.Limiter // what it passes on beyond that is dropped unseen
 
 	// Guarded by Service.mu.
 	seen      map[[replaySize]byte]struct{} // introductions that it passed on and that were opened
 	spent     bool
 	retired   uint64 // from which generation of the descriptor on it is not in it; 0: it is
 	retiredAt time.Time
-}
-
-// bucket limits a rate.
-type bucket struct {
-	rate, burst float64 // a second, and at once; no limit when rate is 0
-
-	mu   sync.Mutex // guards what follows
-	used float64
-	last time.Time
-}
-
-// take reports whether one more is within the rate.
-func (b *bucket) take(now time.Time) bool {
-	if b.rate == 0 {
-		return true
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.used = max(b.used-now.Sub(b.last).Seconds()*b.rate, 0)
-	b.last = now
-	if b.used+1 > b.burst {
-		return false
-	}
-	b.used++
-	return true
 }
 
 // keepPoints keeps the points until Close.
@@ -291,7 +267,10 @@ func (s *Service) establish(relay identity.ID) (*point, error) {
 	}
 	p.life, p.uses = pointLifeMin+time.Duration(life), pointUsesMin+int(uses)
 	body := cell.EstablishIntroBody{Key: p.key.ID(), Rate: uint32(max(s.cfg.IntroRate, 0)), Burst: uint32(s.cfg.IntroBurst)}
-	p.flow.rate, p.flow.burst = floodFactor*float64(body.Rate), floodFactor*float64(body.Burst)
+	p.flow = rate.NewLimiter(rate.Inf, 0)
+	if body.Rate > 0 {
+		p.flow = rate.NewLimiter(floodFactor*rate.Limit(body.Rate), floodFactor*int(body.Burst))
+	}
 	if p.circuit, err = s.cfg.Network.Circuit(ctx, Hop{Relay: relay, Direct: s.cfg.SingleHop}); err != nil {
 		return nil, fmt.Errorf("service: introduction point: %w", err)
 	}

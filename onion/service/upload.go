@@ -8,10 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-)
 
-// directoryPath is the resource to which descriptors are posted (doc/spec.md section 11).
-const directoryPath = "/cepa/v1/onion"
+	"cepa/onion"
+)
 
 // maxAnswer is how much of a relay's answer is read, in bytes: a line, and some words about what was wrong.
 const maxAnswer = 4096
@@ -21,7 +20,7 @@ var errNewer = errors.New("service: the relay holds a descriptor that is not old
 
 // post uploads a descriptor over a stream to a relay's directory. The caller's context ends the stream.
 func post(conn net.Conn, doc []byte) error {
-	req, err := http.NewRequest(http.MethodPost, "http://directory"+directoryPath, bytes.NewReader(doc))
+	req, err := http.NewRequest(http.MethodPost, "http://directory"+onion.DirectoryPath, bytes.NewReader(doc))
 	if err != nil {
 		return fmt.Errorf("service: %w", err)
 	}

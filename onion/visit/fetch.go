@@ -32,9 +32,6 @@ const (
 	newerTime = 3 * time.Second
 )
 
-// pathOnion is the directory's HTTP resource (doc/spec.md section 14), followed by the blinded key in hexadecimal.
-const pathOnion = "/cepa/v1/onion/"
-
 // known is a descriptor in use.
 type known struct {
 	descriptor *onion.Descriptor // nil: none
@@ -173,7 +170,15 @@ func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus
 	}
 	asking, enough := context.WithCancelCause(ctx)
 	defer enough(nil)
-	var older known // guarded by v.mu
+	var older known      // guarded by v.mu
+	var late *time.Timer // likewise; runs out when it is not looked for newer ones any more
+	defer func() {
+		v.mu.Lock()
+		defer v.mu.Unlock()
+		if late != nil {
+			late.Stop()
+		}
+	}()
 	k, failed := hedge(asking, len(list), start, isFinal, func(ctx context.Context, i int) (known, error) {
 		k, err := v.query(ctx, st, cons.Network, list[i])
 		if err != nil {
@@ -185,7 +190,7 @@ func (v *Visitor) fetch(ctx context.Context, st *site, cons *directory.Consensus
 			return k, nil
 		}
 		if older.descriptor == nil {
-			time.AfterFunc(newerTime, func() { enough(errOlder) })
+			late = time.AfterFunc(newerTime, func() { enough(errOlder) })
 		}
 		if older.newerThan(k) {
 			return known{}, errOlder
@@ -268,7 +273,7 @@ func (v *Visitor) query(ctx context.Context, st *site, network string, t target)
 	}
 	defer conn.Close()
 	dial := func(context.Context, string, string) (net.Conn, error) { return conn, nil }
-	b, _, err := mirror.Get(ctx, mirror.NewHTTPClient(dial), "relay:80", pathOnion+hex.EncodeToString(t.blinded[:]), "", onion.MaxDescriptor)
+	b, _, err := mirror.Get(ctx, mirror.NewHTTPClient(dial), "relay:80", onion.DirectoryPath+"/"+hex.EncodeToString(t.blinded[:]), "", onion.MaxDescriptor)
 	if err != nil {
 		return known{}, err
 	}

@@ -241,7 +241,7 @@ func (f *fake) OpenDir() (net.Conn, error) {
 		w := f.w
 		w.mu.Lock()
 		w.asked = append(w.asked, f.relay)
-		b, code, wait := w.stored[strings.TrimPrefix(r.URL.Path, pathOnion)], http.StatusOK, tripTime
+		b, code, wait := w.stored[strings.TrimPrefix(r.URL.Path, onion.DirectoryPath+"/")], http.StatusOK, tripTime
 		if b == nil {
 			code = http.StatusNotFound
 		}
