@@ -42,29 +42,7 @@ func newBenchNet(b *testing.B) *benchNet {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { ln.Close() })
-	go func() {
-		zeros := make([]byte, 256<<10)
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				var left int
-				if _, err := fmt.Fscanln(conn, &left); err != nil {
-					return
-				}
-				for left > 0 {
-					k, err := conn.Write(zeros[:min(left, len(zeros))])
-					if err != nil {
-						return
-					}
-					left -= k
-				}
-			}()
-		}
-	}()
+	go sendZeros(ln)
 	return &benchNet{n, c, ln.Addr().String()}
 }
 
